@@ -1,0 +1,1 @@
+"""Engines: what turns an image and an instruction into answer text."""

@@ -1,0 +1,123 @@
+"""The Engine protocol: an image and an instruction in, answer text with token probabilities out."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simpleseg_polygon.prompts import Target
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One prompt on one image.
+
+    ``image_hw3`` is RGB uint8 of shape (height, width, 3); ``image_key`` is a hash of it that the
+    server computed, under which an engine may cache what it made of the image.
+    ``max_tokens`` bounds the answer; under the grammar the answer is always closed within it.
+    ``max_points`` bounds the vertices of a region or the points of a point list.
+    ``temperature`` 0 is greedy. ``constrained`` False turns the grammar off.
+    """
+
+    request_id: str
+    image_hw3: NDArray[np.uint8]
+    image_key: str
+    instruction: str
+    target: Target
+    max_tokens: int
+    max_points: int | None = None
+    temperature: float = 0.0
+    seed: int | None = None
+    constrained: bool = True
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """One answer token: its text and the natural logarithm of the probability the model gave it
+    among the tokens that the grammar allowed."""
+
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a finished request cost. ``forward_passes`` counts decode steps after the prefill's own;
+    ``completion_tokens`` includes the end token. Times are in milliseconds."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    forward_passes: int
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The next piece of an answer. Concatenated ``text`` is the answer, without the end token.
+
+    The last delta of a request, and only it, carries ``finish_reason`` and ``usage``.
+    """
+
+    text: str
+    tokens: tuple[TokenLogprob, ...]
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an engine serves: fixed once it has started.
+
+    ``max_pixels`` is the area beyond which the engine scales images down; the server may scale
+    larger images before handing them over. ``input_hw`` is set where the model was trained on one
+    fixed size: then images are stretched to exactly it (coordinates are normalised, so answers
+    need no mapping back).
+    """
+
+    engine: str
+    model: str
+    targets: tuple[Target, ...]
+    max_tokens: int
+    max_concurrency: int
+    max_pixels: int
+    input_hw: tuple[int, int] | None = None
+
+
+class EngineError(Exception):
+    """The engine could not answer; the message is for the operator, never for the client."""
+
+
+class EngineDeadError(EngineError):
+    """The engine has stopped for good and must be restarted."""
+
+
+class Engine(Protocol):
+    """Turns requests into answers; every method is called from the event loop and must not block it.
+
+    Closing the iterator of ``generate`` cancels the request and frees its slot within one step.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def start(self) -> None:
+        """Load the model and warm it up; returns once the engine can answer."""
+        ...
+
+    async def close(self) -> None:
+        """Stop, failing what is still running with EngineDeadError."""
+        ...
+
+    def check_health(self) -> None:
+        """Raise EngineDeadError where the engine can no longer answer."""
+        ...
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+        """Stream the answer. Raises EngineError."""
+        ...

@@ -1,0 +1,1 @@
+"""Offline: data, training and evaluation of the checkpoints that the server loads."""
