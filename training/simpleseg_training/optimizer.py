@@ -1,0 +1,46 @@
+"""Muon for hidden matrices, AdamW for embeddings, norms, biases and the auxiliary heads."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+
+MUON_RATE = 3e-3
+ADAMW_RATE = 2e-3
+
+
+def make_optimizers(model: nn.Module, heads: nn.Module) -> tuple[Optimizer, ...]:
+    """Two optimizers that together hold every trainable parameter once."""
+    matrices = [p for name, p in model.named_parameters() if _is_hidden_matrix(name, p)]
+    chosen = set(map(id, matrices))
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    return (
+        Muon(matrices, lr=MUON_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        AdamW([*rest, *heads.parameters()], lr=ADAMW_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+    )
+
+
+def _is_hidden_matrix(name: str, parameter: torch.Tensor) -> bool:
+    return parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
+
+
+def rate_factor(step: int, progress: float, warmup_steps: int = 60, decay_from: float = 0.7) -> float:
+    """Warm up, hold, then fall along a half cosine from ``decay_from`` of the run to its end."""
+    if progress <= decay_from:
+        return min(1.0, (step + 1) / warmup_steps)
+    left = (1 - min(progress, 1.0)) / (1 - decay_from)
+    return max(0.01, 0.5 - 0.5 * math.cos(math.pi * left))
+
+
+def set_rates(optimizers: tuple[Optimizer, ...], factor: float) -> None:
+    for optimizer, rate in zip(optimizers, (MUON_RATE, ADAMW_RATE), strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * factor
+
+
+def parameters(optimizers: tuple[Optimizer, ...]) -> Iterator[torch.Tensor]:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            yield from group["params"]
