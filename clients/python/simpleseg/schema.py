@@ -1,0 +1,321 @@
+"""The HTTP contract of ``POST /segment``, once: what a request may say and what a response holds.
+
+Requests forbid unknown fields and convert no types. Responses ignore unknown fields, so that an
+older client reads a newer server. Coordinates are x first; their unit is ``coordinates``.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+Coordinates = Literal["normalized", "pixel"]
+Output = Literal["polygons", "bbox", "rle", "png"]
+Status = Literal["ok", "empty", "truncated", "invalid"]
+Task = Literal["region", "box", "point", "text"]
+FinishReason = Literal["stop", "length", "error"]
+ScoreType = Literal[
+    "geometric_mean_coordinate_token_probability", "geometric_mean_token_probability"
+]
+
+DEFAULT_OUTPUTS: tuple[Output, ...] = ("polygons", "bbox")
+MAX_SEED = 2**63 - 1
+
+UNION_TAG = "~"
+"""First character of the tags that pydantic puts into error locations for a choice of types."""
+
+
+class RequestModel(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ResponseModel(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+XY = Annotated[list[float], Field(min_length=2, max_length=2)]
+XYXY = Annotated[list[float], Field(min_length=4, max_length=4)]
+
+
+class ImageInput(RequestModel):
+    """The image: exactly one of ``base64`` (file bytes) and ``url`` (a data URL)."""
+
+    base64: str | None = Field(default=None, description="The image file, base64-encoded.")
+    url: str | None = Field(default=None, description="`data:image/...;base64,...`")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ImageInput":
+        given = [value for value in (self.base64, self.url) if value is not None]
+        if not given:
+            raise PydanticCustomError("image_missing", "give image.base64 or image.url")
+        if len(given) > 1:
+            raise PydanticCustomError(
+                "image_source_ambiguous", "give only one of image.base64 and image.url"
+            )
+        return self
+
+
+class PromptItem(RequestModel):
+    """One object to find, named by a text, a point on it, a box around it, or several of these."""
+
+    text: str | None = Field(default=None, description="A noun phrase: `the left dog`.")
+    point: XY | None = Field(default=None, description="[x, y], a point on the object.")
+    box: XYXY | None = Field(default=None, description="[x0, y0, x1, y1], a box around it.")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> "PromptItem":
+        if self.text is None and self.point is None and self.box is None:
+            raise PydanticCustomError("prompt_empty", "a prompt needs a text, a point or a box")
+        return self
+
+
+def _kind(value: Any) -> str:
+    return f"{UNION_TAG}object" if isinstance(value, dict | BaseModel) else f"{UNION_TAG}text"
+
+
+Prompt = Annotated[
+    Annotated[str, Tag(f"{UNION_TAG}text")] | Annotated[PromptItem, Tag(f"{UNION_TAG}object")],
+    Discriminator(_kind),
+]
+Image = Annotated[
+    Annotated[str, Tag(f"{UNION_TAG}text")] | Annotated[ImageInput, Tag(f"{UNION_TAG}object")],
+    Discriminator(_kind),
+]
+
+
+class SegmentRequest(RequestModel):
+    """The JSON body of ``POST /segment``; a multipart form has the same fields.
+
+    ``return`` is only for task ``region``. In a multipart form ``image`` is the file, ``prompt``
+    may be repeated, ``prompts`` is a JSON list and ``return`` may be repeated or comma-separated.
+    The field named ``return`` is the attribute ``outputs``.
+
+    >>> SegmentRequest.model_validate({"image": "aGk=", "prompt": "the left dog"}).items()
+    (PromptItem(text='the left dog', point=None, box=None),)
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "image": {"url": "data:image/png;base64,iVBORw0KGgo..."},
+                    "prompts": ["the red car on the left", {"text": "dog", "point": [0.5, 0.5]}],
+                    "return": ["polygons", "bbox", "rle"],
+                }
+            ]
+        }
+    )
+
+    image: Image | None = Field(
+        default=None,
+        description="A data URL or base64 string, or {url} or {base64}. In a form: the file.",
+    )
+    model: str | None = Field(default=None, description="The served model's id, or nothing.")
+    prompt: Prompt | None = Field(default=None, description="One prompt.")
+    prompts: list[Prompt] | None = Field(
+        default=None, description="Several prompts, one result each."
+    )
+    task: Task = Field(default="region", description="What to answer with.")
+    outputs: list[Output] | None = Field(
+        default=None,
+        alias="return",
+        description="Representations of a region; polygons and bbox where nothing is said.",
+    )
+    coordinates: Coordinates = Field(
+        default="normalized",
+        description="Unit of all coordinates in request and response: [0, 1], or pixels of the "
+        "displayed image (EXIF orientation applied).",
+    )
+    max_points: int | None = Field(default=None, ge=3, description="Most vertices of a region.")
+    max_tokens: int | None = Field(default=None, ge=1, description="Most tokens of an answer.")
+    temperature: float = Field(default=0.0, ge=0, le=2, description="0 is greedy.")
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SegmentRequest":
+        if self.prompt is not None and self.prompts is not None:
+            raise PydanticCustomError("prompt_ambiguous", "give only one of prompt and prompts")
+        if self.prompt is None and not self.prompts:
+            raise PydanticCustomError("prompt_missing", "give prompt or prompts")
+        if self.outputs is not None and self.task != "region":
+            raise PydanticCustomError("return_not_applicable", "return is only for task region")
+        return self
+
+    def items(self) -> tuple[PromptItem, ...]:
+        """The prompts in order, strings as PromptItem."""
+        given = self.prompts if self.prompts is not None else [self.prompt]
+        return tuple(
+            item if isinstance(item, PromptItem) else PromptItem(text=item) for item in given
+        )
+
+
+class ImageInfo(ResponseModel):
+    """The displayed image, to which all coordinates refer.
+
+    ``exif_applied`` tells that the file's EXIF orientation turned or mirrored the stored picture.
+    """
+
+    width: int
+    height: int
+    exif_applied: bool
+
+
+class Rle(ResponseModel):
+    """COCO run-length encoding of a mask: ``size`` is [height, width], ``counts`` compressed."""
+
+    size: list[int]
+    counts: str
+
+
+class Result(ResponseModel):
+    """The answer to one prompt. Outputs that were not asked for are absent.
+
+    ``status``: ``ok``; ``empty``, the object is not in the image; ``truncated``, the answer ended
+    early and what is whole is given; ``invalid``, there is no usable answer (see ``warnings``).
+    ``polygons`` are disjoint parts to be united: exterior rings, not closed, clockwise on screen.
+    They are not a GeoJSON Polygon. ``area`` is the share of the image, in [0, 1].
+    ``score`` in (0, 1] is the kind of mean that ``score_type`` names; null without an answer.
+    """
+
+    index: int
+    prompt: str | None = None
+    status: Status
+    finish_reason: FinishReason
+    score: float | None = None
+    score_type: ScoreType | None = None
+    area: float | None = None
+    bbox: list[float] | None = None
+    polygons: list[list[list[float]]] | None = None
+    rle: Rle | None = None
+    png: str | None = Field(default=None, description="1-bit PNG of the mask, base64-encoded.")
+    boxes: list[list[float]] | None = Field(default=None, description="For task box.")
+    points: list[list[float]] | None = Field(default=None, description="For task point.")
+    text: str | None = Field(default=None, description="For task text.")
+
+
+class Usage(ResponseModel):
+    """Tokens over all prompts; ``forward_passes`` are decode steps (fewer if drafted)."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    forward_passes: int
+
+
+class ResultWarning(ResponseModel):
+    """Something that was dropped, clipped or failed; ``result`` is the index of the result."""
+
+    code: str
+    message: str
+    result: int | None = None
+
+
+class SegmentResponse(ResponseModel):
+    """The answer of ``POST /segment``, one result for each prompt, in order.
+
+    ``timings_ms`` maps stages to milliseconds: decode_image and preprocess (the image), queue,
+    prefill and decode (the slowest prompt's, from the engine and the queue before it), generate
+    (wall time of all prompts together), parse, rasterize, total.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "seg_6f1c8a0b52d4",
+                    "object": "segmentation",
+                    "created": 1760000000,
+                    "model": "simpleseg-demo",
+                    "image": {"width": 1280, "height": 960, "exif_applied": False},
+                    "results": [
+                        {
+                            "index": 0,
+                            "prompt": "the red car on the left",
+                            "status": "ok",
+                            "finish_reason": "stop",
+                            "score": 0.87,
+                            "score_type": "geometric_mean_coordinate_token_probability",
+                            "area": 0.0512,
+                            "bbox": [0.112, 0.431, 0.382, 0.707],
+                            "polygons": [[[0.131, 0.431], [0.382, 0.455], [0.371, 0.707]]],
+                        }
+                    ],
+                    "usage": {
+                        "prompt_tokens": 64,
+                        "completion_tokens": 52,
+                        "total_tokens": 116,
+                        "forward_passes": 20,
+                    },
+                    "timings_ms": {"decode_image": 6.1, "generate": 84.0, "total": 95.2},
+                    "warnings": [],
+                }
+            ]
+        }
+    )
+
+    id: str
+    object: Literal["segmentation"] = "segmentation"
+    created: int
+    model: str
+    image: ImageInfo
+    results: list[Result]
+    usage: Usage
+    timings_ms: dict[str, float]
+    warnings: list[ResultWarning]
+
+
+class ErrorInfo(ResponseModel):
+    """What went wrong. ``code`` is stable and for programs; ``param`` names the field at fault."""
+
+    code: str
+    message: str
+    type: str
+    param: str | None = None
+    request_id: str
+    retry_after_ms: int | None = None
+
+
+class ErrorResponse(ResponseModel):
+    """The body of every answer with a status of 400 or above, on every route."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {
+                        "code": "unknown_parameter",
+                        "message": "unknown parameter",
+                        "type": "invalid_request_error",
+                        "param": "prompts[0].txt",
+                        "request_id": "req_5b1f3c9a7e20",
+                    }
+                }
+            ]
+        }
+    )
+
+    error: ErrorInfo
+
+
+class ModelInfo(ResponseModel):
+    """One served model, in the shape of OpenAI's list plus what it can do."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    capabilities: list[str]
+    tasks: list[Task]
+
+
+class ModelList(ResponseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelInfo]
+
+
+class Health(ResponseModel):
+    """``status``: ``ready``, ``loading``, or ``dead`` (the engine must be restarted)."""
+
+    status: Literal["ready", "loading", "dead"]
+    model: str | None = None
+    engine: str | None = None
