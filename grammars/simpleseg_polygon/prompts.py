@@ -5,13 +5,10 @@ A task goes from any sources out of [text, point, box, region] to one target out
 the sentence around it, so that every combination is a sentence.
 """
 
-from typing import Literal, get_args
-
+from simpleseg_polygon.codec import TARGETS as TARGETS
+from simpleseg_polygon.codec import Target as Target
 from simpleseg_polygon.codec import format_box, format_point, format_region
 from simpleseg_polygon.geometry import Box, Point, Region
-
-Target = Literal["region", "box", "point", "text"]
-TARGETS: tuple[Target, ...] = get_args(Target)
 
 RELEASED_TEMPLATES = (
     '"{}"\'s polygon',
@@ -22,7 +19,8 @@ RELEASED_TEMPLATES = (
     "Help me locate the polygon of {}.",
     "Locate the polygon of {}.",
 )
-"""Questions for text -> region in the released data script (songtianhui/SimpleSeg, data/data.py)."""
+"""Questions for text -> region in the released data script (songtianhui/SimpleSeg,
+data/data.py)."""
 
 _TEMPLATES: dict[Target, tuple[str, ...]] = {
     "region": ("Output the polygon coordinates of {} in the image.", *RELEASED_TEMPLATES),
