@@ -40,6 +40,11 @@ class Box(NamedTuple):
     x1: float
     y1: float
 
+    def ring(self) -> "Ring":
+        """The box's outline, clockwise from the upper left corner."""
+        x0, y0, x1, y1 = self
+        return Point(x0, y0), Point(x1, y0), Point(x1, y1), Point(x0, y1)
+
 
 Ring = tuple[Point, ...]
 """The outline of one part: at least three vertices in a usable region, not closed."""
