@@ -196,12 +196,12 @@ def parse_boxes(text: str) -> Parsed[tuple[Box, ...]]:
     >>> parse_boxes("It is at [0.1, 0.2, 0.3, 0.4].").value
     (Box(x0=0.1, y0=0.2, x1=0.3, y1=0.4),)
     """
-    lists, notes = _read_lists(text, 4)
+    lists, is_open, notes = _read_lists(text, 4)
     corners = list(map(_clamped, lists.numbers))
     as_written = list(map(Box, corners[0::4], corners[1::4], corners[2::4], corners[3::4]))
     boxes = tuple(map(_ordered, as_written))
     notes["corners_reordered"] += sum(map(Box.__ne__, boxes, as_written))
-    return _parsed(boxes, bool(boxes), lists.is_cut or ends_open(text), notes, text)
+    return _parsed(boxes, bool(boxes), is_open, notes, text)
 
 
 def _ordered(box: Box) -> Box:
@@ -215,19 +215,21 @@ def parse_points(text: str) -> Parsed[tuple[Point, ...]]:
     >>> parse_points("[[0.5, 0.25], [0.1, 0.9]].").value
     (Point(x=0.5, y=0.25), Point(x=0.1, y=0.9))
     """
-    lists, notes = _read_lists(text, 2)
+    lists, is_open, notes = _read_lists(text, 2)
     points = tuple(_points(lists.numbers))
-    return _parsed(points, bool(points), lists.is_cut or ends_open(text), notes, text)
+    return _parsed(points, bool(points), is_open, notes, text)
 
 
-def _read_lists(text: str, count: int) -> tuple[NumberLists, Counter[WarningCode]]:
+def _read_lists(text: str, count: int) -> tuple[NumberLists, bool, Counter[WarningCode]]:
+    """The lists of ``count`` numbers, whether a list is left open, and what is to be warned of."""
     lists = number_lists(text, count)
+    is_open = lists.is_cut or ends_open(text)
     notes: Counter[WarningCode] = Counter()
     notes["malformed_list"] += lists.other_count
     notes["coordinate_clamped"] += _count_outside(lists.numbers)
     notes["too_long"] += lists.is_cut
-    notes["unfinished_dropped"] += not lists.is_cut and ends_open(text) and ends_in_list(text)
-    return lists, notes
+    notes["unfinished_dropped"] += not lists.is_cut and is_open and ends_in_list(text)
+    return lists, is_open, notes
 
 
 def _parsed(

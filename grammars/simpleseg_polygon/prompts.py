@@ -55,7 +55,7 @@ def phrase(
     >>> phrase(text="the red car", box=Box(0.1, 0.2, 0.3, 0.4))
     'the red car in the box [0.1, 0.2, 0.3, 0.4]'
 
-    Raises ValueError where no source is given.
+    Raises ValueError where no source is given or the text is blank.
     """
     places = []
     if point is not None:
@@ -66,6 +66,8 @@ def phrase(
         places.append(f"with the polygon {format_region(region)}")
     if text is None and not places:
         raise ValueError("a prompt needs a text, a point, a box or a region")
+    if text is not None and not text.strip():
+        raise ValueError("the text that names an object must not be blank")
     return " ".join(["the object" if text is None else text, *places])
 
 
@@ -76,3 +78,31 @@ def instruction(target: Target, object_phrase: str) -> str:
     'Output the polygon coordinates of the left dog in the image.'
     """
     return templates(target)[0].format(object_phrase)
+
+
+def match_instruction(text: str) -> tuple[Target, str] | None:
+    """The target and the object phrase of a served or released instruction, or None.
+
+    White space around the instruction and the phrase is ignored; anything else must agree to the
+    letter. Takes any string, in linear time.
+
+    >>> match_instruction("Locate the polygon of the left dog.")
+    ('region', 'the left dog')
+    >>> match_instruction("Where is the dog?") is None
+    True
+    """
+    sentence = text.strip()
+    for target in TARGETS:
+        for template in templates(target):
+            object_phrase = _phrase_in(template, sentence)
+            if object_phrase:
+                return target, object_phrase
+    return None
+
+
+def _phrase_in(template: str, sentence: str) -> str:
+    """What stands in the template's place in a sentence; empty if it is another sentence."""
+    before, _, after = template.partition("{}")
+    if not (sentence.startswith(before) and sentence.endswith(after)):
+        return ""
+    return sentence[len(before) : len(sentence) - len(after)].strip()

@@ -19,6 +19,7 @@ MAX_LISTS = 8192
 
 _NUMBER = r"([+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?)"
 _INNERMOST = r"\[[^\[\]]*+\]"
+_COMMA = r"\s*+,\s*+"
 _SEPARATORS = r"[\s,]*+"
 
 _RING = re.compile(rf"\[\s*+{_INNERMOST}(?:{_SEPARATORS}{_INNERMOST}){{0,{MAX_LISTS}}}")
@@ -26,9 +27,11 @@ _RING_END = re.compile(rf"{_SEPARATORS}\]")
 _BETWEEN_RINGS = re.compile(r"[\s,\[\]]*+")
 _EMPTY_LIST = re.compile(r"\[\s*+\]")
 _LIST_START = re.compile(r"\[\s*+(?=[\[\]0-9.+-]|\Z)")
+# The look-ahead rejects a list that is not closed before the costlier search for numbers begins.
 _NUMBERS_OR_OTHER = {
     count: re.compile(
-        r"\[(?:\s*+" + r"\s*+,\s*+".join([_NUMBER] * count) + rf"{_SEPARATORS}\]|[^\[\]]*+\])"
+        r"\[(?=[^\[\]]*+\])"
+        rf"(?:\s*+{_COMMA.join([_NUMBER] * count)}{_SEPARATORS}\]|[^\[\]]*+\])"
     )
     for count in (2, 4)
 }
@@ -119,7 +122,8 @@ def ends_open(text: str) -> bool:
         return False
     codes = np.frombuffer(text[first.start() :].encode("ascii", "replace"), np.uint8)
     brackets = codes[(codes == ord("[")) | (codes == ord("]"))]
-    depth = np.where(brackets == ord("["), 1, -1).cumsum()
+    steps = np.where(brackets == ord("["), np.int8(1), np.int8(-1))
+    depth = steps.cumsum(dtype=np.int32)
     # Closing brackets that close nothing leave the depth at zero.
     return bool(depth[-1] > min(0, depth.min()))
 
