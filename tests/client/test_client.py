@@ -232,3 +232,10 @@ def test_a_foreign_http_client_stays_open(script: Script) -> None:
             with SimpleSeg(script.url, http_client=http) as client:
                 client.segment(PICTURE, "the kite")
         assert not http.is_closed
+
+
+def test_the_whole_answer_for_any_task(script: Script) -> None:
+    with SimpleSeg(script.url) as client:
+        answer = client.respond(PICTURE, "the kite", task="box")
+    assert script.bodies[0]["task"] == "box"
+    assert answer.usage.total_tokens == 1

@@ -66,11 +66,12 @@ def answer(content: Any, status: int = 200, **headers: str) -> HttpResponse:
 
 def test_a_request_holds_what_was_given_and_nothing_else() -> None:
     prompts: list[PromptInput] = ["the kite", PromptItem(text="dog", point=[0.5, 0.25])]
-    request = segment_request(IMAGE, prompts, {"max_points": 64, "seed": 1})
+    request = segment_request(IMAGE, prompts, "box", {"max_points": 64, "seed": 1})
     assert (request.method, request.path) == ("POST", "/segment")
     assert json.loads(request.content) == {
         "image": {"base64": "aGk="},
         "prompts": ["the kite", {"text": "dog", "point": [0.5, 0.25]}],
+        "task": "box",
         "max_points": 64,
         "seed": 1,
     }
@@ -78,7 +79,7 @@ def test_a_request_holds_what_was_given_and_nothing_else() -> None:
 
 
 def test_every_request_has_its_own_id() -> None:
-    first, second = (segment_request(IMAGE, ["a"], {}).headers for _ in range(2))
+    first, second = (segment_request(IMAGE, ["a"], "region", {}).headers for _ in range(2))
     assert first["x-request-id"].startswith("req_")
     assert first["x-request-id"] != second["x-request-id"]
 
@@ -97,7 +98,7 @@ def test_every_request_has_its_own_id() -> None:
 )
 def test_what_cannot_be_sent_is_named(prompts: Any, options: Any, named: str) -> None:
     with pytest.raises(InvalidInputError, match=named):
-        segment_request(IMAGE, prompts, options)
+        segment_request(IMAGE, prompts, "region", options)
 
 
 def test_one_prompt_and_several_prompts() -> None:

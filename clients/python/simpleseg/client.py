@@ -27,7 +27,7 @@ from simpleseg.protocol import (
 )
 from simpleseg.results import Segmentation, segmentations
 from simpleseg.retry import backoff_s
-from simpleseg.schema import PromptItem
+from simpleseg.schema import PromptItem, SegmentResponse, Task
 
 DEFAULT_TIMEOUT_S = 60.0
 _CONNECT_TIMEOUT_S = 5.0
@@ -144,8 +144,22 @@ class SimpleSeg:
         Raises SimpleSegError (see ``simpleseg.errors``), and OSError for an unreadable path.
         """
         sent = sent_image(image)
-        response = self._send(segment_request(sent, as_prompts(prompt), options), timeout)
-        return _results(response, prompt, sent)
+        request = segment_request(sent, as_prompts(prompt), "region", options)
+        return _results(self._send(request, timeout), prompt, sent)
+
+    def respond(
+        self,
+        image: ImageInput,
+        prompt: Prompts,
+        *,
+        task: Task = "region",
+        timeout: float | None = None,
+        **options: Unpack[SegmentOptions],
+    ) -> SegmentResponse:
+        """The whole answer of ``POST /segment``, for any task: region, box, point or text."""
+        prompts = as_prompts(prompt)
+        request = segment_request(sent_image(image), prompts, task, options)
+        return read_segment_response(self._send(request, timeout), len(prompts))
 
     def _send(self, request: HttpRequest, timeout: float | None) -> HttpResponse:
         for attempt in count():
@@ -225,8 +239,23 @@ class AsyncSimpleSeg:
     ) -> Segmentation | list[Segmentation]:
         """See ``SimpleSeg.segment``; reading and encoding the image is done in a thread."""
         sent = await asyncio.to_thread(sent_image, image)
-        response = await self._send(segment_request(sent, as_prompts(prompt), options), timeout)
-        return _results(response, prompt, sent)
+        request = segment_request(sent, as_prompts(prompt), "region", options)
+        return _results(await self._send(request, timeout), prompt, sent)
+
+    async def respond(
+        self,
+        image: ImageInput,
+        prompt: Prompts,
+        *,
+        task: Task = "region",
+        timeout: float | None = None,
+        **options: Unpack[SegmentOptions],
+    ) -> SegmentResponse:
+        """See ``SimpleSeg.respond``."""
+        sent = await asyncio.to_thread(sent_image, image)
+        prompts = as_prompts(prompt)
+        request = segment_request(sent, prompts, task, options)
+        return read_segment_response(await self._send(request, timeout), len(prompts))
 
     async def _send(self, request: HttpRequest, timeout: float | None) -> HttpResponse:
         for attempt in count():

@@ -25,6 +25,7 @@ from simpleseg.schema import (
     PromptItem,
     SegmentRequest,
     SegmentResponse,
+    Task,
 )
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
@@ -85,7 +86,7 @@ def as_prompts(prompt: PromptInput | Sequence[PromptInput]) -> list[PromptInput]
 
 
 def segment_request(
-    image: SentImage, prompts: Sequence[PromptInput], options: SegmentOptions
+    image: SentImage, prompts: Sequence[PromptInput], task: Task, options: SegmentOptions
 ) -> HttpRequest:
     """The request of ``POST /segment``; its id stays the same over retries.
 
@@ -96,7 +97,10 @@ def segment_request(
         raise InvalidInputError(f"unknown option {sorted(unknown)[0]}")
     try:
         body = SegmentRequest(
-            image=ImageInput(url=image.url, base64=image.base64), prompts=list(prompts), **options
+            image=ImageInput(url=image.url, base64=image.base64),
+            prompts=list(prompts),
+            task=task,
+            **options,
         )
     except ValidationError as error:
         raise InvalidInputError(_first_problem(error)) from None
