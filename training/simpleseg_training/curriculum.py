@@ -44,11 +44,11 @@ ALL = Stage(1, 6, (_PROBES, TASK_WEIGHTS, TASK_WEIGHTS, TASK_WEIGHTS))
 
 def mixture(progress: float) -> tuple[tuple[float, Stage], ...]:
     """Shares of the stages at a point of training in [0, 1]; single objects stay in the mix."""
-    if progress < 0.25:
+    if progress < 0.15:
         return ((1.0, ONE),)
-    if progress < 0.6:
-        return ((0.4, ONE), (0.6, FEW))
-    return ((0.25, ONE), (0.5, FEW), (0.25, ALL))
+    if progress < 0.5:
+        return ((0.35, ONE), (0.65, FEW))
+    return ((0.2, ONE), (0.5, FEW), (0.3, ALL))
 
 
 def draw_examples(rng: Generator, seed: int, progress: float, image_px: int) -> tuple[
@@ -103,8 +103,7 @@ class TrainingBatches(IterableDataset[Batch]):
             while len(packs) < self._batch_images:
                 packs.append(self._pack(packer, image))
                 image += stride
-            longest = max(len(pack.ids) for pack in packs)
-            yield collate(packs, -(-longest // 32) * 32)
+            yield collate(packs, self._length)  # one shape, so that one graph is compiled
 
     def _pack(self, packer: Packer, image: int) -> Packed:
         seed = SPLITS["train"].start + image
@@ -118,6 +117,3 @@ def pass_through(batch: Batch) -> Batch:
     """The loader's collate function: batches come ready-made."""
     return batch
 
-
-def pin(batch: Batch, device: torch.device) -> Batch:
-    return batch.to(device)

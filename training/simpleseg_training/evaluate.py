@@ -1,91 +1,139 @@
-"""Temporary quick evaluation for the first run."""
-import json
-import re
+"""Checkpoint or server x data -> the metrics of the model card and of the benchmarks.
 
-import cv2
+An evaluation asks every case for its region and its box. How answers are got is the caller's
+business (``Answer``): an engine in this process, a server by HTTP, or a model in training.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from simpleseg_training.examples import make_examples
-from simpleseg_training.export import fast_tokenizer
-from simpleseg_training.packing import Packer
-from simpleseg_training.scenes import SPLITS, render_scene
+from simpleseg_polygon.codec import Status, parse_boxes, parse_region
+from simpleseg_polygon.geometry import Box, ImageSize, Region
+from simpleseg_polygon.metrics import accuracy_at, boundary_f, box_iou, ciou, giou, iou
+from simpleseg_polygon.prompts import Target
+from simpleseg_polygon.raster import region_to_mask
+from simpleseg_training.cases import Case, load_cases
+from simpleseg_training.scenes import box_of
 
-_RING = re.compile(r"\[\[[\d., \[\]]*?\]\]")
-
-
-def _mask(text, size=512):
-    m = np.zeros((size, size), np.uint8)
-    for ring in _RING.findall("[" + text.lstrip("[").join(["[", ""])):
-        try:
-            p = np.array(json.loads(ring), float)
-        except Exception:
-            continue
-        if p.ndim == 2 and p.shape[1] == 2 and len(p) >= 3:
-            cv2.fillPoly(m, [np.round(p * size * 16 - 8).astype(np.int32)], 1, 8, 4)
-    return m[2::4, 2::4].astype(bool)
+EVALUATION_PX = 128
 
 
-@torch.no_grad()
-def quick_evaluation(model, tokenizer, size, data, limit):
-    lo, hi = {"demo-single": (1, 1), "demo-multi": (2, 3)}[data]
-    packer = Packer(tokenizer, size)
-    tok = fast_tokenizer(tokenizer)
-    cases = []
-    seed = SPLITS["val"].start
-    while len(cases) < limit:
-        r = render_scene(seed, lo, hi, size.image_px)
-        rng = np.random.default_rng((seed, 2))
-        ex = make_examples(rng, r, 1, {("text", "region"): 1.0})
-        bx = make_examples(rng, r, 1, {("text", "box"): 1.0})
-        seed += 1
-        if ex and bx:
-            cases.append((r, ex[0], bx[0]))
+@dataclass(frozen=True)
+class Reply:
+    """An answer and what it cost; ``forward_passes`` counts decode steps."""
 
-    def answers(k, max_new):
-        out = []
-        for i in range(0, limit, 25):
-            part = cases[i : i + 25]
-            ids = [packer.prompt(c[k].instruction) for c in part]
-            n = max(map(len, ids))
-            pad = tok.pad_token_id
-            x = torch.tensor([[pad] * (n - len(a)) + a for a in ids])
-            am = torch.tensor([[0] * (n - len(a)) + [1] * len(a) for a in ids])
-            from simpleseg_training.forward import patchify
-            px = patchify(torch.from_numpy(np.stack([c[0].image_hw3 for c in part])))
-            b, p, d = px.shape
-            px = px.view(b, p, 3, 1, 16, 16).expand(-1, -1, -1, 2, -1, -1).reshape(b * p, -1)
-            thw = torch.tensor([[1, size.grid, size.grid]] * b)
-            mm = (x == model.config.image_token_id).long()
-            g = model.generate(
-                input_ids=x, attention_mask=am, pixel_values=px, image_grid_thw=thw,
-                mm_token_type_ids=mm, max_new_tokens=max_new, do_sample=False,
-                pad_token_id=pad, eos_token_id=tok.eos_token_id,
-            )
-            out += [tok.decode(t, skip_special_tokens=True) for t in g[:, n:]]
-        return out
+    text: str
+    completion_tokens: int
+    forward_passes: int
+    milliseconds: float
 
-    text = answers(1, 260)
-    ious = []
-    for c, a in zip(cases, text):
-        m = _mask(a)
-        u = (m | c[1].mask_hw).sum()
-        ious.append((m & c[1].mask_hw).sum() / u if u else 0.0)
-    boxes = []
-    for c, a in zip(cases, answers(2, 32)):
-        try:
-            p = json.loads(a.rstrip("."))
-            q = json.loads(c[2].answer.rstrip("."))
-            w = max(0, min(p[2], q[2]) - max(p[0], q[0])) * max(0, min(p[3], q[3]) - max(p[1], q[1]))
-            s = (p[2] - p[0]) * (p[3] - p[1]) + (q[2] - q[0]) * (q[3] - q[1]) - w
-            boxes.append(w / s if s > 0 else 0.0)
-        except Exception:
-            boxes.append(0.0)
-    return {
-        "giou": round(float(np.mean(ious)), 4),
-        "p50": round(float(np.mean(np.array(ious) > 0.5)), 3),
-        "box_giou": round(float(np.mean(boxes)), 4),
-        "box_acc50": round(float(np.mean(np.array(boxes) > 0.5)), 3),
-        "sample": text[0][:70],
-        "truth": cases[0][1].answer[:70],
+
+Answer = Callable[[NDArray[np.uint8], str, Target], Reply]
+"""(image RGB uint8 (H, W, 3), phrase, target) -> reply."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A case with the answers to both of its questions."""
+
+    case: Case
+    region_reply: Reply
+    box_reply: Reply
+    status: Status
+    mask_hw: NDArray[np.bool_]
+    iou: float
+    box_iou: float
+
+
+def run(
+    data: str,
+    split: str,
+    limit: int,
+    answer: Answer,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, float], list[Judged]]:
+    """Ask ``answer`` about the first ``limit`` cases of ``data``: (metrics, judged cases).
+
+    ``progress`` is called with (cases done, cases in all). Metrics are those of ``metrics_of``.
+    Raises ValueError for unknown data.
+    """
+    cases = load_cases(data, split, limit, EVALUATION_PX)
+    judged = []
+    for case in cases:
+        region = answer(case.image_hw3, case.phrase, "region")
+        box = answer(case.image_hw3, case.phrase, "box")
+        judged.append(judge(case, region, box))
+        if progress is not None:
+            progress(len(judged), len(cases))
+    return metrics_of(judged), judged
+
+
+def judge(case: Case, region_reply: Reply, box_reply: Reply) -> Judged:
+    """Compare one case's replies with its truth."""
+    size = ImageSize(*case.mask_hw.shape)
+    parsed = parse_region(region_reply.text)
+    mask = region_to_mask(parsed.value, size)
+    boxes = parse_boxes(box_reply.text).value
+    right_box = 1.0 if case.is_absent else 0.0
+    if boxes and not case.is_absent:
+        right_box = box_iou(boxes[0], box_of(case.mask_hw))
+    elif boxes:
+        right_box = 0.0
+    return Judged(
+        case, region_reply, box_reply, parsed.status, mask, iou(mask, case.mask_hw), right_box
+    )
+
+
+def metrics_of(judged: Sequence[Judged]) -> dict[str, float]:
+    """One number per name; NaN never appears: what cannot be measured is left out.
+
+    ``giou`` is the mean IoU of regions, ``ciou`` the cumulative one, ``box_acc50`` the share of
+    boxes with IoU above 0.5. ``empty_recall`` is the share of absent phrases answered with the
+    empty region, ``false_empty`` the share of present ones. ``baseline_*`` are mean IoUs of always
+    answering the whole frame, a centred box of half the side, and the true box.
+    """
+    present = [one for one in judged if not one.case.is_absent]
+    absent = [one for one in judged if one.case.is_absent]
+    ious = [one.iou for one in judged]
+    tokens = sum(one.region_reply.completion_tokens for one in judged)
+    passes = sum(one.region_reply.forward_passes for one in judged)
+    metrics = {
+        "n": float(len(judged)),
+        "giou": giou(ious),
+        "ciou": ciou((one.mask_hw, one.case.mask_hw) for one in judged),
+        "acc50": accuracy_at(ious, 0.5),
+        "box_acc50": accuracy_at([one.box_iou for one in judged], 0.5),
+        "boundary_f": giou([boundary_f(one.mask_hw, one.case.mask_hw) for one in judged]),
+        "false_empty": _share(one.status == "empty" for one in present),
+        "tokens_per_answer": tokens / len(judged),
+        "p50_ms": float(np.median([one.region_reply.milliseconds for one in judged])),
     }
+    if absent:
+        metrics["empty_recall"] = _share(one.status == "empty" for one in absent)
+    if passes:
+        metrics["tokens_per_step"] = tokens / passes
+        metrics["steps_per_token"] = passes / tokens
+    for name, baseline in _BASELINES.items():
+        metrics[f"baseline_{name}"] = giou(
+            [iou(_box_mask(baseline(one.case), one.case), one.case.mask_hw) for one in present]
+        )
+    return metrics
+
+
+def _share(flags: Iterable[bool]) -> float:
+    collected = list(flags)
+    return sum(collected) / len(collected) if collected else 0.0
+
+
+_BASELINES: dict[str, Callable[[Case], Box]] = {
+    "frame": lambda case: Box(0.0, 0.0, 1.0, 1.0),
+    "centre_box": lambda case: Box(0.25, 0.25, 0.75, 0.75),
+    "true_box": lambda case: box_of(case.mask_hw),
+}
+
+
+def _box_mask(box: Box, case: Case) -> NDArray[np.bool_]:
+    return region_to_mask(Region((box.ring(),)), ImageSize(*case.mask_hw.shape))

@@ -78,24 +78,25 @@ def attention_mask(segments: Tensor) -> Tensor:
 
 
 def hidden_states(
-    model: Qwen3VLForConditionalGeneration, batch: Batch
+    model: Qwen3VLForConditionalGeneration, batch: Batch, image_start: int
 ) -> tuple[Tensor, Tensor]:
-    """Last hidden states (B, L, width) and the visual tokens (B, tokens, width)."""
+    """Last hidden states (B, L, width) and the visual tokens (B, tokens, width).
+
+    The visual tokens stand at ``image_start`` in every sequence, so that slices do the work of
+    transformers' boolean indexing and the whole function compiles into one graph.
+    """
     visual, levels = encode_images(model, batch.images)
     text = model.model.language_model
-    is_image = batch.ids == model.config.image_token_id
-    embedded = text.embed_tokens(batch.ids)
-    embedded = embedded.masked_scatter(
-        is_image[..., None], visual.to(embedded.dtype).flatten(0, 1)
+    hidden = text.embed_tokens(batch.ids)
+    image_end = image_start + visual.shape[1]
+    hidden = torch.cat(
+        [hidden[:, :image_start], visual.to(hidden.dtype), hidden[:, image_end:]], dim=1
     )
-    output = text(
-        inputs_embeds=embedded,
-        attention_mask=attention_mask(batch.segments),
-        position_ids=batch.positions,
-        visual_pos_masks=is_image,
-        deepstack_visual_embeds=[
-            level.to(embedded.dtype).flatten(0, -2) for level in levels
-        ],
-        use_cache=False,
-    )
-    return output.last_hidden_state, visual
+    rotary = text.rotary_emb(hidden, batch.positions)
+    mask = attention_mask(batch.segments)
+    for i, layer in enumerate(text.layers):
+        hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary)
+        if i < len(levels):
+            level = levels[i].view(visual.shape).to(hidden.dtype)
+            hidden = hidden + F.pad(level, (0, 0, image_start, hidden.shape[1] - image_end))
+    return text.norm(hidden), visual

@@ -30,14 +30,14 @@ from transformers import Qwen3VLForConditionalGeneration
 from simpleseg_training import numbers
 from simpleseg_training.auxiliary import AuxiliaryHeads
 from simpleseg_training.curriculum import TrainingBatches, pass_through
-from simpleseg_training.evaluate import quick_evaluation
+from simpleseg_training.rollout import quick_evaluation
 from simpleseg_training.examples import tokenizer_corpus
 from simpleseg_training.export import write_checkpoint
 from simpleseg_training.forward import hidden_states
 from simpleseg_training.initial import initialise
 from simpleseg_training.model import ModelSize, new_model
 from simpleseg_training.optimizer import make_optimizers, parameters, rate_factor, set_rates
-from simpleseg_training.packing import IGNORE, Batch
+from simpleseg_training.packing import IGNORE, Batch, Packer
 from simpleseg_training.tokenizer import cut_tokenizer, qwen_tokenizer_file
 
 
@@ -50,7 +50,7 @@ class Recipe:
     length: int = 256
     seed: int = 0
     sigma_start: float = 25.0
-    """Deviation of the soft targets in thousandths, at the start and from 70 % of the run on."""
+    """Deviation of the soft targets in thousandths, at the start and from 60 % of the run on."""
     sigma_end: float = 1.5
     size: ModelSize = ModelSize()
 
@@ -71,15 +71,19 @@ class Losses:
 class Trainee(nn.Module):
     """The model and its auxiliary heads; calling it gives the losses of a batch."""
 
-    def __init__(self, model: Qwen3VLForConditionalGeneration, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, model: Qwen3VLForConditionalGeneration, tokenizer: Tokenizer, size: ModelSize
+    ) -> None:
         super().__init__()
         self.model = model
+        self.image_start = Packer(tokenizer, size).image_start
+        self.hidden_states = torch.compile(hidden_states, dynamic=False)
         self.heads = AuxiliaryHeads(model.config.text_config.hidden_size)
         digits = [tokenizer.token_to_id(str(d)) for d in range(10)]
         self.register_buffer("digit_ids", torch.tensor(digits), persistent=False)
 
     def forward(self, batch: Batch, targets: Tensor, sigma: float, help_weight: float) -> Losses:
-        hidden, visual = hidden_states(self.model, batch)
+        hidden, visual = self.hidden_states(self.model, batch, self.image_start)
         hidden = hidden.float()
         answered = batch.labels[:, 1:] != IGNORE
         log_probs = F.linear(hidden[:, :-1][answered], self.model.lm_head.weight.float())
@@ -116,8 +120,8 @@ class Trainee(nn.Module):
 
 
 def sigma_at(recipe: Recipe, progress: float) -> float:
-    """Geometric from start to end over the first 70 % of the run."""
-    share = min(progress / 0.7, 1.0)
+    """Geometric from start to end over the first 60 % of the run."""
+    share = min(progress / 0.6, 1.0)
     return recipe.sigma_start * (recipe.sigma_end / recipe.sigma_start) ** share
 
 
@@ -140,16 +144,15 @@ class Run:
         self.tokenizer = cut_tokenizer(qwen_tokenizer_file(), tokenizer_corpus())
         model = new_model(recipe.size, self.tokenizer)
         initialise(model, self.tokenizer)
-        self.trainee = Trainee(model, self.tokenizer).to(self.device)
+        self.trainee = Trainee(model, self.tokenizer, recipe.size).to(self.device)
         self.optimizers = make_optimizers(model, self.trainee.heads)
         self.images = 0
         self.step = 0
         self._resume()
         self.parallel: nn.Module = self.trainee
         if self.world > 1:
+            torch._dynamo.config.optimize_ddp = False  # one graph: gradients are few and small
             self.parallel = DistributedDataParallel(self.trainee)
-        if self.cuda:
-            self.parallel.compile()
 
     @property
     def progress(self) -> float:
@@ -254,7 +257,7 @@ def train(recipe: Recipe, out: Path, log_every: int, evaluate_every: int, limit:
         losses = run.train_step(batch, targets, sigma)
         if run.step % log_every == 0:
             rate = (run.images - first) / (time.monotonic() - started)
-            record = {name: round(float(value), 4) for name, value in vars(losses).items()}
+            record = {name: round(value.item(), 4) for name, value in vars(losses).items()}
             run.log(record | {"sigma": round(sigma, 2), "images_per_s": round(rate, 1)})
         if run.step % evaluate_every == 0:
             run.save()

@@ -1,0 +1,88 @@
+"""Batched greedy answers of a model in training, by transformers' own ``generate``."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from transformers import Qwen3VLForConditionalGeneration
+
+from simpleseg_polygon import prompts
+from simpleseg_training.cases import load_cases
+from simpleseg_training.evaluate import Reply, judge, metrics_of
+from simpleseg_training.forward import patchify
+from simpleseg_training.model import PATCH, ModelSize
+from simpleseg_training.packing import Packer
+from simpleseg_training.tokenizer import END_OF_TEXT, END_OF_TURN
+
+_BATCH = 50
+_WATCHED = ("giou", "acc50", "box_acc50", "false_empty", "tokens_per_answer")
+
+
+@torch.no_grad()
+def greedy_answers(
+    model: Qwen3VLForConditionalGeneration,
+    tokenizer: Tokenizer,
+    size: ModelSize,
+    images: Sequence[NDArray[np.uint8]],
+    instructions: Sequence[str],
+    max_tokens: int,
+) -> list[str]:
+    """The unconstrained answer text to each instruction about its image."""
+    packer = Packer(tokenizer, size)
+    end, pad = tokenizer.token_to_id(END_OF_TURN), tokenizer.token_to_id(END_OF_TEXT)
+    answers: list[str] = []
+    for i in range(0, len(images), _BATCH):
+        rows = [packer.prompt(text) for text in instructions[i : i + _BATCH]]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
+        attended = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        patches = patchify(torch.from_numpy(np.stack(images[i : i + _BATCH])))
+        frames = patches.view(-1, 3, 1, PATCH, PATCH).expand(-1, -1, 2, -1, -1).flatten(1)
+        output = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=attended.to(model.device),
+            pixel_values=frames.to(model.device),
+            image_grid_thw=torch.tensor([[1, size.grid, size.grid]] * len(rows)).to(model.device),
+            mm_token_type_ids=(ids == model.config.image_token_id).long().to(model.device),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=pad,
+        )
+        answers += tokenizer.decode_batch(output[:, longest:].tolist())
+    return answers
+
+
+def quick_evaluation(
+    model: Qwen3VLForConditionalGeneration,
+    tokenizer: Tokenizer,
+    size: ModelSize,
+    data: str,
+    limit: int,
+) -> dict[str, float]:
+    """Metrics of the model on the first validation cases, to watch a run."""
+    cases = load_cases(data, "val", limit, size.image_px)
+    images = [case.image_hw3 for case in cases]
+    texts = {
+        target: greedy_answers(
+            model,
+            tokenizer,
+            size,
+            images,
+            [prompts.instruction(target, case.phrase) for case in cases],
+            max_tokens,
+        )
+        for target, max_tokens in (("region", 300), ("box", 32))
+    }
+    replies = {
+        target: [Reply(text, len(tokenizer.encode(text).ids), 0, 0.0) for text in answers]
+        for target, answers in texts.items()
+    }
+    judged = [
+        judge(case, region, box)
+        for case, region, box in zip(cases, replies["region"], replies["box"], strict=True)
+    ]
+    metrics = metrics_of(judged)
+    return {name: round(metrics[name], 4) for name in _WATCHED}
