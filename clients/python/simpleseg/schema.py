@@ -213,9 +213,9 @@ class ResultWarning(ResponseModel):
 class SegmentResponse(ResponseModel):
     """The answer of ``POST /segment``, one result for each prompt, in order.
 
-    ``timings_ms`` maps stages to milliseconds: decode_image and preprocess (the image), queue,
-    prefill and decode (the slowest prompt's, from the engine and the queue before it), generate
-    (wall time of all prompts together), parse, rasterize, total.
+    ``timings_ms`` maps stages to milliseconds: read_body, decode_image (decode and scale), queue,
+    prefill and decode (of the slowest prompt), generate (wall time of all prompts together),
+    parse, rasterize, total.
     """
 
     model_config = ConfigDict(

@@ -1,0 +1,224 @@
+"""Answer text -> result: parsed, put into the wanted units and representations, and scored.
+
+Everything here computes; call ``to_result`` in a worker thread.
+"""
+
+import base64
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from simpleseg.schema import Output, PromptItem, Result, ResultWarning, Rle, ScoreType
+from simpleseg_polygon.codec import (
+    Parsed,
+    ParseWarning,
+    Status,
+    Target,
+    parse_boxes,
+    parse_points,
+    parse_region,
+)
+from simpleseg_polygon.geometry import Box, ImageSize, Point, Region, Ring, signed_area
+from simpleseg_polygon.raster import region_area_px, region_to_mask, region_to_rle
+from simpleseg_polygon.rle import mask_to_png
+from simpleseg_server.engines.base import FinishReason, TokenLogprob, Usage
+from simpleseg_server.errors import ApiError
+from simpleseg_server.telemetry import StageTimes
+
+_PIXEL_DECIMALS = 2
+_NORMALISED_DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the engine wrote for one prompt; ``queue_ms`` is the wait before the engine got it."""
+
+    text: str
+    tokens: tuple[TokenLogprob, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    queue_ms: float
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The displayed image's size and the unit in which the client reads and writes coordinates."""
+
+    size: ImageSize
+    is_pixel: bool
+
+    def outward(self, x: float, y: float) -> list[float]:
+        """Normalised -> the client's unit.
+
+        >>> Frame(ImageSize(100, 200), is_pixel=True).outward(0.5, 0.25)
+        [100.0, 25.0]
+        """
+        if self.is_pixel:
+            width, height = self.size.width, self.size.height
+            return [round(x * width, _PIXEL_DECIMALS), round(y * height, _PIXEL_DECIMALS)]
+        return [round(x, _NORMALISED_DECIMALS), round(y, _NORMALISED_DECIMALS)]
+
+    def outward_box(self, box: Box) -> list[float]:
+        return self.outward(box.x0, box.y0) + self.outward(box.x1, box.y1)
+
+    def inward(self, x: float, y: float) -> Point:
+        """The client's unit -> normalised, not clamped."""
+        if self.is_pixel:
+            return Point(x / self.size.width, y / self.size.height)
+        return Point(x, y)
+
+
+def clean_text(text: str) -> str:
+    """A phrase in normal form C, with control characters and runs of white space as one space.
+
+    >>> clean_text("  the\\tred\\x00 car ")
+    'the red car'
+    """
+    printable = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text)
+    return " ".join(unicodedata.normalize("NFC", printable).split())
+
+
+def read_point(values: Sequence[float], frame: Frame, param: str) -> Point:
+    """A client's point. Raises ApiError 422 point_outside_image."""
+    point = frame.inward(values[0], values[1])
+    if not (0 <= point.x <= 1 and 0 <= point.y <= 1):
+        raise ApiError(422, "point_outside_image", "the point is outside the image", param=param)
+    return point
+
+
+def read_box(values: Sequence[float], frame: Frame, param: str) -> tuple[Box, list[ParseWarning]]:
+    """A client's box, corners in order and clipped to the image, each with a warning.
+
+    Raises ApiError 422 box_degenerate (no area) or box_outside_image.
+    """
+    notes = []
+    a, b = frame.inward(values[0], values[1]), frame.inward(values[2], values[3])
+    whole = Box(min(a.x, b.x), min(a.y, b.y), max(a.x, b.x), max(a.y, b.y))
+    if whole != (*a, *b):
+        notes.append(ParseWarning("box_reordered", "the corners of the box were put in order"))
+    if whole.x0 == whole.x1 or whole.y0 == whole.y1:
+        raise ApiError(422, "box_degenerate", "the box has no area", param=param)
+    if whole.x0 >= 1 or whole.y0 >= 1 or whole.x1 <= 0 or whole.y1 <= 0:
+        raise ApiError(422, "box_outside_image", "the box is outside the image", param=param)
+    box = Box(max(whole.x0, 0.0), max(whole.y0, 0.0), min(whole.x1, 1.0), min(whole.y1, 1.0))
+    if box != whole:
+        notes.append(ParseWarning("box_clipped", "the box was clipped to the image"))
+    return box, notes
+
+
+def to_result(
+    index: int,
+    item: PromptItem,
+    target: Target,
+    answer: Answer,
+    outputs: Sequence[Output],
+    frame: Frame,
+    times: StageTimes,
+) -> tuple[Result, list[ResultWarning]]:
+    """The result of one prompt and the warnings about it; never raises on any answer text."""
+    with times.measure("parse"):
+        parsed, fields = _PARSERS[target](answer.text, frame)
+    status = _status(parsed.status, answer.finish_reason)
+    if target == "region":
+        with times.measure("rasterize"):
+            masks = {} if status == "invalid" else _rasterise(parsed.value, outputs, frame.size)
+        fields = {name: (fields | masks).get(name) for name in ("area", *outputs)}
+    has_value = bool(parsed.value.parts if target == "region" else parsed.value)
+    result = Result(
+        index=index,
+        prompt=item.text,
+        status=status,
+        finish_reason=answer.finish_reason,
+        score=_score(answer.tokens, target) if has_value else None,
+        score_type=_score_type(target) if has_value else None,
+        **fields,
+    )
+    return result, result_warnings(parsed.warnings, index)
+
+
+def failed_result(index: int, item: PromptItem) -> tuple[Result, list[ResultWarning]]:
+    """The result of a prompt for which the engine gave no answer."""
+    result = Result(
+        index=index, prompt=item.text, status="invalid", finish_reason="error", score=None
+    )
+    message = "the engine failed on this prompt; it may be tried again"
+    return result, result_warnings([ParseWarning("engine_error", message)], index)
+
+
+def result_warnings(notes: Iterable[ParseWarning], index: int | None) -> list[ResultWarning]:
+    return [ResultWarning(code=n.code, message=n.message, result=index) for n in notes]
+
+
+def _status(parsed: Status, finish_reason: FinishReason) -> Status:
+    """An answer that ran out of tokens is not whole, even where its lists happen to close."""
+    return "truncated" if parsed == "ok" and finish_reason == "length" else parsed
+
+
+def _region_fields(text: str, frame: Frame) -> tuple[Parsed[Any], dict[str, Any]]:
+    parsed = parse_region(text)
+    region = Region(tuple(map(_clockwise, parsed.value.parts)))
+    box = region.bounding_box()
+    fields = {
+        "polygons": [[frame.outward(*point) for point in ring] for ring in region.parts],
+        "bbox": None if box is None else frame.outward_box(box),
+    }
+    return Parsed(region, parsed.status, parsed.warnings), fields
+
+
+def _box_fields(text: str, frame: Frame) -> tuple[Parsed[Any], dict[str, Any]]:
+    parsed = parse_boxes(text)
+    return parsed, {"boxes": list(map(frame.outward_box, parsed.value))}
+
+
+def _point_fields(text: str, frame: Frame) -> tuple[Parsed[Any], dict[str, Any]]:
+    parsed = parse_points(text)
+    return parsed, {"points": [frame.outward(*point) for point in parsed.value]}
+
+
+def _text_fields(text: str, frame: Frame) -> tuple[Parsed[Any], dict[str, Any]]:
+    description = text.strip()
+    return Parsed(description, "ok" if description else "empty"), {"text": description}
+
+
+_PARSERS = {
+    "region": _region_fields,
+    "box": _box_fields,
+    "point": _point_fields,
+    "text": _text_fields,
+}
+
+
+def _clockwise(ring: Ring) -> Ring:
+    """The ring clockwise on screen, from the same first vertex."""
+    return ring if signed_area(ring) >= 0 else (ring[0], *reversed(ring[1:]))
+
+
+def _rasterise(region: Region, outputs: Sequence[Output], size: ImageSize) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "area": round(region_area_px(region, size) / (size.height * size.width), 6)
+    }
+    if "rle" in outputs:
+        rle = region_to_rle(region, size)
+        fields["rle"] = Rle(size=list(rle.size), counts=rle.counts)
+    if "png" in outputs:
+        png = mask_to_png(region_to_mask(region, size))
+        fields["png"] = base64.b64encode(png).decode("ascii")
+    return fields
+
+
+def _score_type(target: Target) -> ScoreType:
+    if target == "text":
+        return "geometric_mean_token_probability"
+    return "geometric_mean_coordinate_token_probability"
+
+
+def _score(tokens: Sequence[TokenLogprob], target: Target) -> float | None:
+    """The geometric mean probability of the tokens that carry the answer: those with a digit, or
+    all of them in a description. None where the engine gave no probabilities."""
+    counted = [t.logprob for t in tokens if target == "text" or any(map(str.isdigit, t.text))]
+    finite = [value for value in counted if math.isfinite(value)]
+    if not finite:
+        return None
+    return round(math.exp(min(0.0, math.fsum(finite) / len(finite))), 6)

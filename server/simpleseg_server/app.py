@@ -1,0 +1,96 @@
+"""The application: routes, error shape and life cycle around one engine."""
+
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from simpleseg import __version__
+from simpleseg.schema import SegmentRequest
+from simpleseg_server.config import Settings
+from simpleseg_server.engines.base import Engine
+from simpleseg_server.errors import ApiError, ClientGone, from_http_exception, render
+from simpleseg_server.images import install_bomb_guard
+from simpleseg_server.keeper import EngineKeeper
+from simpleseg_server.middleware import CLIENT_CLOSED, BodyLimit, RequestContext
+from simpleseg_server.routes import operations, segment
+from simpleseg_server.services import Services
+from simpleseg_server.telemetry import Metrics
+
+
+def _stay() -> None:
+    """Keep serving probes after the engine failed to start."""
+
+
+def create_app(
+    settings: Settings, engine: Engine, *, on_engine_failure: Callable[[], None] = _stay
+) -> FastAPI:
+    """The server as an ASGI application. Its lifespan starts and closes the engine.
+
+    The engine loads in the background: until it is ready, ``/readyz`` and ``/segment`` answer 503.
+    Where it cannot start, ``on_engine_failure`` is called and ``/livez`` answers 503.
+    """
+    install_bomb_guard(settings.max_image_pixels)
+    metrics = Metrics()
+    workers = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="simpleseg-worker")
+    keeper = EngineKeeper(engine, metrics, settings.retry_after_s, on_engine_failure)
+    services = Services(settings, keeper, metrics, workers)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        keeper.open()
+        try:
+            yield
+        finally:
+            await keeper.close()
+            workers.shutdown(wait=True, cancel_futures=True)
+
+    app = FastAPI(
+        title="SimpleSeg server",
+        version=__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    app.state.services = services
+    app.include_router(segment.router)
+    app.include_router(operations.router)
+    app.add_exception_handler(ApiError, _on_error)
+    app.add_exception_handler(HTTPException, _on_error)
+    app.add_exception_handler(ClientGone, _on_client_gone)
+    app.add_middleware(BodyLimit, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestContext, metrics=metrics)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    """Every refusal in the one shape."""
+    headers = None
+    if isinstance(error, HTTPException):
+        headers = dict(error.headers or {})
+        error = from_http_exception(error)
+    assert isinstance(error, ApiError)
+    request.app.state.services.metrics.rejections.labels(error.code).inc()
+    return render(error, request.state.request_id, headers)
+
+
+async def _on_client_gone(request: Request, _: Exception) -> Response:
+    request.app.state.services.metrics.disconnects.inc()
+    return Response(status_code=CLIENT_CLOSED)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the request schema that the framework does not see: ``/segment``
+    reads its body itself."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        schema = SegmentRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+        document["components"]["schemas"] |= schema.pop("$defs") | {"SegmentRequest": schema}
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,89 @@
+"""Starts the engine while the server already answers its probes, and knows how the engine is."""
+
+import asyncio
+from collections.abc import Callable
+
+from simpleseg.schema import Health
+from simpleseg_server.engines.base import Engine, EngineDeadError
+from simpleseg_server.errors import ApiError, engine_unavailable
+from simpleseg_server.telemetry import Metrics, logger
+
+
+class EngineKeeper:
+    """Owns the start and the end of one engine.
+
+    ``on_failure`` is called on the event loop where the engine cannot start: the server should
+    exit.
+    """
+
+    def __init__(
+        self, engine: Engine, metrics: Metrics, retry_after_s: float, on_failure: Callable[[], None]
+    ) -> None:
+        self.engine = engine
+        self._metrics = metrics
+        self._retry_after_s = retry_after_s
+        self._on_failure = on_failure
+        self._task: asyncio.Task[None] | None = None
+        self._is_started = False
+        self._has_failed = False
+
+    def open(self) -> None:
+        """Begin to start the engine; returns at once."""
+        self._task = asyncio.create_task(self._start())
+
+    async def close(self) -> None:
+        """Stop the engine, also one that is still starting."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._is_started = False
+        await self.engine.close()
+
+    async def _start(self) -> None:
+        try:
+            await self.engine.start()
+        except Exception:
+            self._has_failed = True
+            logger.exception("the engine cannot start")
+            self._on_failure()
+            return
+        capabilities = self.engine.capabilities
+        self._metrics.describe(model=capabilities.model, engine=capabilities.engine)
+        self._is_started = True
+        logger.info("ready model=%s engine=%s", capabilities.model, capabilities.engine)
+
+    def health(self) -> Health:
+        """Whether the engine is loading, ready or dead, and what it serves."""
+        if self._is_dead():
+            return Health(status="dead")
+        if not self._is_started:
+            return Health(status="loading")
+        capabilities = self.engine.capabilities
+        return Health(status="ready", model=capabilities.model, engine=capabilities.engine)
+
+    def _is_dead(self) -> bool:
+        if not self._is_started:
+            return self._has_failed
+        try:
+            self.engine.check_health()
+        except EngineDeadError:
+            return True
+        return False
+
+    def require_ready(self) -> Health:
+        """Raises ApiError 503 ``engine_unavailable`` unless the engine is ready."""
+        health = self.health()
+        if health.status != "ready":
+            raise self._unavailable(health)
+        return health
+
+    def require_alive(self) -> Health:
+        """Raises ApiError 503 ``engine_unavailable`` where only a restart helps."""
+        health = self.health()
+        if health.status == "dead":
+            raise self._unavailable(health)
+        return health
+
+    def _unavailable(self, health: Health) -> ApiError:
+        words = "is loading" if health.status == "loading" else "has stopped"
+        return engine_unavailable(self._retry_after_s, f"the engine {words}")

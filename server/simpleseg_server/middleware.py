@@ -1,0 +1,173 @@
+"""What surrounds every route: request id, log line, metrics, the last resort, the body limit.
+
+Plain ASGI, so that bodies are counted while they stream and nothing is buffered.
+"""
+
+import asyncio
+import re
+import secrets
+import time
+import traceback
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from simpleseg_server.errors import ApiError, internal_error, render
+from simpleseg_server.telemetry import Metrics, StageTimes, logger, outcome_of
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+CLIENT_CLOSED = 499
+"""Status in logs and metrics for a request whose client hung up (nginx's convention)."""
+
+_LINGER_BYTES = 64 * 2**20
+_LINGER_S = 2.0
+
+
+class RequestContext:
+    """Names every request, answers 500 for what nobody caught, and writes the log line.
+
+    The id is the client's ``X-Request-Id`` if that is 1 to 64 characters of ``[A-Za-z0-9._-]``,
+    else a new one; it is in ``scope["state"]["request_id"]`` and on every response.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = request_id_from(Headers(scope=scope).get("x-request-id"))
+        state = scope.setdefault("state", {})
+        state |= {"request_id": request_id, "times": StageTimes()}
+        status = CLIENT_CLOSED
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        began = time.perf_counter()
+        try:
+            await self.app(scope, receive, send_named)
+        except Exception as error:
+            _log_bug(error, request_id)
+            if status != CLIENT_CLOSED:
+                raise
+            await render(internal_error(), request_id)(scope, receive, send_named)
+        finally:
+            self._record(scope, status, time.perf_counter() - began)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        outcome = outcome_of(status)
+        self.metrics.requests.labels(route, str(status), outcome).inc()
+        self.metrics.request_seconds.labels(route).observe(seconds)
+        stages = "".join(f" {k}_ms={v:g}" for k, v in scope["state"]["times"].to_dict().items())
+        logger.info(
+            "request_id=%s method=%s route=%s status=%d outcome=%s duration_ms=%.1f%s",
+            scope["state"]["request_id"],
+            method,
+            route,
+            status,
+            outcome,
+            seconds * 1000,
+            stages,
+        )
+
+
+def request_id_from(given: str | None) -> str:
+    """The client's id if it is harmless, else a new one.
+
+    >>> request_id_from("abc-1"), len(request_id_from("a b"))
+    ('abc-1', 20)
+    """
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return f"req_{secrets.token_hex(8)}"
+
+
+def _log_bug(error: Exception, request_id: str) -> None:
+    """Where it happened, but not the exception's text, which may repeat input."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("bug request_id=%s %s\n%s", request_id, type(error).__qualname__, frames)
+
+
+class BodyLimit:
+    """Refuses request bodies above a number of bytes with 413, by ``Content-Length`` before a byte
+    is read, else while the body streams."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int) -> None:
+        self.app = app
+        self.metrics = metrics
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isascii() and declared.isdigit() and int(declared[:20]) > self.max_body_bytes:
+            await self._refuse(scope, receive, send)
+            return
+        received = 0
+        is_started = False
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_body_bytes:
+                raise _TooLong
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal is_started
+            is_started = True
+            await send(message)
+
+        try:
+            await self.app(scope, counted, watched)
+        except _TooLong:
+            if is_started:
+                raise
+            await self._refuse(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 413 and close, but first read on for a moment: a client that is still writing
+        would get a reset connection instead of the answer."""
+        message = f"the request body may have at most {self.max_body_bytes} bytes"
+        error = ApiError(413, "payload_too_large", message)
+        self.metrics.rejections.labels(error.code).inc()
+        response = render(error, scope["state"]["request_id"], {"Connection": "close"})
+
+        async def send_and_linger(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                await send({**message, "more_body": True})
+                await _discard(receive)
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        await response(scope, receive, send_and_linger)
+
+
+class _TooLong(Exception):
+    """Raised by ``receive`` where the body exceeds the limit."""
+
+
+async def _discard(receive: Receive) -> None:
+    left = _LINGER_BYTES
+    try:
+        async with asyncio.timeout(_LINGER_S):
+            while left > 0:
+                message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return
+                left -= len(message.get("body", b""))
+    except TimeoutError:
+        return

@@ -1,0 +1,116 @@
+"""``POST /segment``."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from simpleseg.schema import ErrorResponse, SegmentResponse
+from simpleseg_server.errors import ApiError, ClientGone
+from simpleseg_server.services import services_of
+from simpleseg_server.telemetry import server_timing
+
+T = TypeVar("T")
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse} for status in (400, 404, 408, 413, 415, 422, 503)
+}
+router = APIRouter(responses=_ERRORS)
+
+REQUEST_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": {"$ref": "#/components/schemas/SegmentRequest"}},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "properties": {
+                    "image": {"type": "string", "format": "binary"},
+                    "prompt": {"type": "array", "items": {"type": "string"}},
+                    "prompts": {"type": "string", "description": "A JSON list, as in the body."},
+                    "task": {"type": "string", "default": "region"},
+                    "return": {"type": "array", "items": {"type": "string"}},
+                    "coordinates": {"type": "string", "default": "normalized"},
+                    "model": {"type": "string"},
+                    "max_points": {"type": "integer"},
+                    "max_tokens": {"type": "integer"},
+                    "temperature": {"type": "number"},
+                    "seed": {"type": "integer"},
+                },
+            }
+        },
+    },
+}
+
+
+@router.post("/v1/segment", response_model=SegmentResponse, include_in_schema=False)
+@router.post(
+    "/segment",
+    response_model=SegmentResponse,
+    summary="Segment the objects that the prompts name",
+    openapi_extra={"requestBody": REQUEST_BODY},
+)
+async def segment(request: Request) -> Response:
+    """Find each prompt's object in one image: polygons, box, mask, score and status.
+
+    Prompts run side by side. Where the engine fails on some of them, their results are `invalid`
+    with a warning; where it fails on all, the answer is 503.
+    """
+    services = services_of(request)
+    services.keeper.require_ready()
+    segmenter = services.segmenter
+    with segmenter.admission.enter():
+        body = await _read_body(request, services.settings.body_timeout_s)
+        work = segmenter.segment(
+            body,
+            request.headers.get("content-type", ""),
+            request.state.request_id,
+            request.state.times,
+        )
+        response = await unless_disconnected(request, work)
+    services.metrics.observe_response(response)
+    return Response(
+        response.model_dump_json(exclude_unset=True),
+        media_type="application/json",
+        headers={"Server-Timing": server_timing(response.timings_ms)},
+    )
+
+
+async def _read_body(request: Request, timeout_s: float) -> bytes:
+    """The whole body. Raises ApiError 408 body_timeout or 415 encoding_unsupported."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise ApiError(415, "encoding_unsupported", "compressed request bodies are not read")
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await request.body()
+    except TimeoutError:
+        raise ApiError(408, "body_timeout", "the request body came too slowly") from None
+    except ClientDisconnect:
+        raise ClientGone from None
+
+
+async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``; cancels it and raises ClientGone where the client hangs up first.
+
+    The request's body must have been read: what ``receive`` then gives is only the disconnect.
+    """
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,40 @@
+"""What the routes share: one object for each server, kept on the application."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+from fastapi import Request
+
+from simpleseg_server.admission import Admission
+from simpleseg_server.config import Settings
+from simpleseg_server.keeper import EngineKeeper
+from simpleseg_server.pipeline import Segmenter
+from simpleseg_server.telemetry import Metrics
+
+
+@dataclass(frozen=True)
+class Services:
+    """Settings, the engine's keeper, metrics and the threads that decode and rasterise."""
+
+    settings: Settings
+    keeper: EngineKeeper
+    metrics: Metrics
+    workers: ThreadPoolExecutor
+
+    @cached_property
+    def segmenter(self) -> Segmenter:
+        """Made when first used: an engine knows its capabilities once it has started."""
+        engine, settings = self.keeper.engine, self.settings
+        admission = Admission(
+            slots=settings.max_running_prompts or engine.capabilities.max_concurrency,
+            max_queued_requests=settings.max_queued_requests,
+            retry_after_s=settings.retry_after_s,
+        )
+        self.metrics.watch(lambda: admission.requests, lambda: admission.waiting_prompts)
+        return Segmenter(engine, settings, admission, self.workers)
+
+
+def services_of(request: Request) -> Services:
+    return cast(Services, request.app.state.services)

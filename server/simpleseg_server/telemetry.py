@@ -1,0 +1,158 @@
+"""Stage timings, Prometheus metrics and the one log line of a request.
+
+Labels come from fixed sets, so that no client can grow the number of series. Nothing here holds a
+prompt or an image.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from simpleseg import __version__
+from simpleseg.schema import Result, SegmentResponse
+
+logger = logging.getLogger("simpleseg_server")
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_COUNTS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+
+
+class StageTimes:
+    """Milliseconds by stage, in the order in which the stages first ended.
+
+    >>> times = StageTimes(); times.add("parse", 1.5); times.add("parse", 0.5); times.to_dict()
+    {'parse': 2.0}
+    """
+
+    def __init__(self) -> None:
+        self._ms: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    def add(self, stage: str, ms: float) -> None:
+        """Add to a stage: work that was done one after the other."""
+        self._ms[stage] = self._ms.get(stage, 0.0) + ms
+
+    def at_least(self, stage: str, ms: float) -> None:
+        """Raise a stage to ``ms``: the slowest of what ran side by side counts."""
+        self._ms[stage] = max(self._ms.get(stage, 0.0), ms)
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, (time.perf_counter() - began) * 1000)
+
+    def elapsed_ms(self) -> float:
+        """Milliseconds since this object was made."""
+        return (time.perf_counter() - self._began) * 1000
+
+    def to_dict(self) -> dict[str, float]:
+        """Stages to milliseconds, rounded to microseconds."""
+        return {stage: round(ms, 3) for stage, ms in self._ms.items()}
+
+
+class Metrics:
+    """The Prometheus metrics of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "simpleseg_requests",
+            "Requests by route, status and outcome.",
+            ("route", "status", "outcome"),
+            registry=self.registry,
+        )
+        self.request_seconds = self._histogram(
+            "simpleseg_request_duration_seconds", "Time to answer.", _SECONDS, ("route",)
+        )
+        self.stage_seconds = self._histogram(
+            "simpleseg_stage_duration_seconds", "Time in a stage.", _SECONDS, ("stage",)
+        )
+        self.points = self._histogram("simpleseg_polygon_points", "Vertices of a region.", _COUNTS)
+        self.polygons = self._histogram(
+            "simpleseg_polygons_per_result", "Parts of a region.", _COUNTS
+        )
+        self.completion_tokens = self._histogram(
+            "simpleseg_completion_tokens", "Answer tokens of a request.", _COUNTS
+        )
+        self.forward_passes = self._histogram(
+            "simpleseg_forward_passes", "Decode steps of a request.", _COUNTS
+        )
+        self.parses = Counter(
+            "simpleseg_parse", "Results by status.", ("outcome",), registry=self.registry
+        )
+        self.rejections = Counter(
+            "simpleseg_rejections", "Refused requests by code.", ("reason",), registry=self.registry
+        )
+        self.disconnects = Counter(
+            "simpleseg_client_disconnects", "Clients that hung up early.", registry=self.registry
+        )
+        self._info = Info("simpleseg_build", "Version and model.", registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()
+    ) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+    def watch(self, requests: Callable[[], float], waiting_prompts: Callable[[], float]) -> None:
+        """Read the gauges from these functions whenever they are scraped."""
+        in_flight = Gauge(
+            "simpleseg_in_flight", "Admitted requests not answered yet.", registry=self.registry
+        )
+        in_flight.set_function(requests)
+        depth = Gauge(
+            "simpleseg_queue_depth", "Prompts waiting for the engine.", registry=self.registry
+        )
+        depth.set_function(waiting_prompts)
+
+    def describe(self, *, model: str, engine: str) -> None:
+        self._info.info({"version": __version__, "model": model, "engine": engine})
+
+    def observe_response(self, response: SegmentResponse) -> None:
+        """Count what a segmentation gave and where its time went."""
+        for stage, ms in response.timings_ms.items():
+            if stage != "total":
+                self.stage_seconds.labels(stage).observe(ms / 1000)
+        self.completion_tokens.observe(response.usage.completion_tokens)
+        self.forward_passes.observe(response.usage.forward_passes)
+        for result in response.results:
+            self._observe_result(result)
+
+    def _observe_result(self, result: Result) -> None:
+        self.parses.labels(result.status).inc()
+        if result.polygons is not None:
+            self.polygons.observe(len(result.polygons))
+            self.points.observe(sum(map(len, result.polygons)))
+
+    def exposition(self) -> tuple[bytes, str]:
+        """The text for a scrape and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+def outcome_of(status: int) -> str:
+    """
+    >>> outcome_of(200), outcome_of(413), outcome_of(503)
+    ('ok', 'rejected', 'unavailable')
+    """
+    if status < 400:
+        return "ok"
+    if status == 499:
+        return "client_closed"
+    if status < 500:
+        return "rejected"
+    return "unavailable" if status == 503 else "failed"
+
+
+def server_timing(timings_ms: Mapping[str, float]) -> str:
+    """The value of a ``Server-Timing`` header.
+
+    >>> server_timing({"parse": 1.5, "total": 20})
+    'parse;dur=1.5, total;dur=20'
+    """
+    return ", ".join(f"{stage};dur={ms:g}" for stage, ms in timings_ms.items())
