@@ -25,7 +25,7 @@ ALLOWED = {
 }
 
 LAZY = {
-    # The command line starts the server and the training stages, each when its command is run.
+    # The command line starts the server and the evaluation, each when its command is run.
     "simpleseg/cli.py": {"simpleseg_server", "simpleseg_training"},
 }
 
@@ -42,12 +42,13 @@ def _imported_names(node: ast.AST) -> Iterator[str]:
 
 
 def imports(source: str) -> list[tuple[str, int, bool]]:
-    """Every import in ``source`` as (top-level name, line, whether it is inside a function)."""
+    """Every import in ``source`` as (top-level name, line, whether it is not run on import)."""
     found: list[tuple[str, int, bool]] = []
 
     def visit(node: ast.AST, lazy: bool) -> None:
         found.extend((name, getattr(node, "lineno", 0), lazy) for name in _imported_names(node))
         inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        inside = inside or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
         for child in ast.iter_child_nodes(node):
             visit(child, inside)
 
@@ -89,6 +90,7 @@ def test_every_import_points_down() -> None:
         ("simpleseg", "simpleseg/x.py", "from simpleseg_polygon.codec import parse_region", 0),
         ("simpleseg", "simpleseg/cli.py", "from simpleseg_server import app", 1),
         ("simpleseg", "simpleseg/cli.py", "def f():\n  from simpleseg_server import app", 0),
+        ("simpleseg", "simpleseg/cli.py", "if TYPE_CHECKING:\n  import simpleseg_server", 0),
         ("simpleseg", "simpleseg/x.py", "def f():\n  from simpleseg_server import app", 1),
         ("simpleseg_server", "simpleseg_server/x.py", "import simpleseg_training.export", 1),
         ("simpleseg_training", "simpleseg_training/x.py", "import simpleseg.client", 1),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from simpleseg.drawing import PALETTE, Color, draw_label, draw_region, enlarged
-from simpleseg.schema import ResultWarning, SegmentResponse, Status
+from simpleseg.schema import Result, ResultWarning, SegmentResponse, Status
 from simpleseg_polygon.geometry import Box, ImageSize, Point, Region, Ring, signed_area
 from simpleseg_polygon.raster import region_to_mask
 
@@ -123,7 +123,7 @@ def segmentations(
         Segmentation(
             prompt=result.prompt,
             status=result.status,
-            region=_region(result.polygons or []),
+            region=region_of(result),
             bbox=Box(*result.bbox) if result.bbox else None,
             score=result.score,
             size_hw=ImageSize(response.image.height, response.image.width),
@@ -137,5 +137,7 @@ def segmentations(
     ]
 
 
-def _region(polygons: list[list[list[float]]]) -> Region:
+def region_of(result: Result) -> Region:
+    """The region in a result with normalised coordinates; empty where it has no polygons."""
+    polygons = result.polygons or []
     return Region(tuple(tuple(Point(x, y) for x, y in ring) for ring in polygons))
