@@ -28,7 +28,7 @@ class Rle:
     ``counts`` is the compressed string; ``size`` is (height, width) in pixels.
 
     >>> mask_to_rle(np.eye(2, dtype=bool)).to_coco()
-    {'size': [2, 2], 'counts': '0121'}
+    {'size': [2, 2], 'counts': '0120'}
     """
 
     size: ImageSize
