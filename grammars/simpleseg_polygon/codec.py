@@ -168,8 +168,6 @@ def parse_region(text: str) -> Parsed[Region]:
 def _part(raw: RawRing, notes: Counter[WarningCode]) -> Ring | None:
     """The ring if it is usable; what was changed or left out goes to ``notes``."""
     notes["malformed_list"] += raw.points.other_count
-    if not raw.points.numbers and not raw.points.other_count and raw.is_closed:
-        return None  # a list of empty lists says that nothing is there
     ring = _points(raw.points.numbers)
     while len(ring) > 1 and ring[-1] == ring[0]:
         ring.pop()

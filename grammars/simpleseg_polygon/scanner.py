@@ -91,23 +91,28 @@ def number_lists(
 def scan_rings(text: str) -> RingScan:
     """Every run of innermost lists that follows an opening bracket, whatever stands around it.
 
+    Runs of empty lists are passed over, but count towards the limits.
+
     >>> scan = scan_rings("It is at [[[0.1, 0.2], [0.3, 0.4]], [[0.5, 0.6], [0.7")
     >>> [(len(ring.points.numbers) // 2, ring.is_closed) for ring in scan.rings]
     [(2, True), (1, False)]
     """
     rings: list[RawRing] = []
     has_gaps, previous_end, room = False, 0, MAX_LISTS
-    for match in _RING.finditer(text):
-        if len(rings) == MAX_PARTS or room <= 0:
+    for count, match in enumerate(_RING.finditer(text)):
+        if count == MAX_PARTS or room <= 0:
             return RingScan(tuple(rings), has_gaps, True)
+        # Its own opening bracket is left out, so that only the ring's points are innermost lists.
+        first, end = match.start() + 1, match.end()
+        points = number_lists(text, 2, start=first, end=end, limit=room)
+        room -= text.count("[", first, end)
+        if not points.numbers and not points.other_count:
+            continue  # empty lists only
         if rings:
             has_gaps |= not _BETWEEN_RINGS.fullmatch(text, previous_end, match.start())
-        # Its own opening bracket is left out, so that only the ring's points are innermost lists.
-        first, previous_end = match.start() + 1, match.end()
-        points = number_lists(text, 2, start=first, end=previous_end, limit=room)
-        is_closed = not points.is_cut and _RING_END.match(text, previous_end) is not None
+        is_closed = not points.is_cut and _RING_END.match(text, end) is not None
         rings.append(RawRing(points, is_closed))
-        room -= text.count("[", first, previous_end)
+        previous_end = end
     return RingScan(tuple(rings), has_gaps, room < 0)
 
 
