@@ -1,0 +1,214 @@
+"""A Qwen-VL checkpoint as the embedded engine uses it: weights, prompt, pixels, vocabulary."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.utils.hub import cached_file
+
+from simpleseg_polygon.grammar import token_bytes
+
+PROFILE_FILE = "simpleseg.json"
+_SENTINEL = "instruction goes here"
+
+
+@dataclass(frozen=True)
+class Patches:
+    """One image as the vision tower takes it: (patches, values) float32 and its grid (1, 3)."""
+
+    pixel_values: Tensor
+    grid_thw: Tensor
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """One image as the language model takes it: the vision tower's output, and its patch grid."""
+
+    encoded: Any
+    grid_thw: Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids (1, length), their rotary positions (3, 1, length), and which are visual."""
+
+    input_ids: Tensor
+    token_types: Tensor
+    position_ids: Tensor
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[1]
+
+    @property
+    def position_offset(self) -> int:
+        """What the rotary position of a token after the prompt is ahead of its place in the row."""
+        return int(self.position_ids.max()) + 1 - len(self)
+
+
+@dataclass(frozen=True)
+class _PromptPieces:
+    """The chat template around the instruction, as ids with one image placeholder in ``before``."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+class Checkpoint:
+    """Weights and everything that turns requests into tensors and ids into text.
+
+    ``vocabulary`` gives the bytes of every token but the control tokens; ``end_token_id`` ends an
+    answer under the grammar, ``stop_token_ids`` are all that end one without it. ``input_hw`` is
+    the one image size of the model's training, if the checkpoint names one.
+    """
+
+    def __init__(
+        self, path: str | Path, *, device: str, dtype: str, max_pixels: int | None = None
+    ) -> None:
+        """Load from a directory or a hub id. Raises ValueError for models the engine cannot run."""
+        self.model = _load_model(str(path), device, dtype)
+        tokenizer = AutoTokenizer.from_pretrained(str(path))
+        self._images = _load_image_processor(str(path), max_pixels)
+        self.input_hw = _input_hw(str(path))
+        self._plain = _without_added_tokens(tokenizer)
+        self._pieces = _prompt_pieces(tokenizer)
+        self.vocabulary = _vocabulary(tokenizer)
+        self.end_token_id = int(tokenizer.eos_token_id)
+        self.stop_token_ids = _stop_token_ids(self.model, self.end_token_id)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.model.device)
+
+    @property
+    def max_positions(self) -> int:
+        """The longest prompt plus answer that the model takes."""
+        return int(self.model.config.text_config.max_position_embeddings)
+
+    @property
+    def max_pixels(self) -> int:
+        """The area to which larger images are scaled down."""
+        if self.input_hw is not None:
+            return self.input_hw[0] * self.input_hw[1]
+        return int(self._images.size["longest_edge"])
+
+    def patches(self, image_hw3: NDArray[np.uint8]) -> Patches:
+        """Resize and cut an image; thread-safe, and most of it runs without the interpreter's lock.
+
+        With ``input_hw`` the image is stretched to it by Pillow's bicubic filter, which averages
+        over the whole footprint when it shrinks; else the processor keeps the aspect ratio.
+        """
+        image = Image.fromarray(image_hw3)
+        if self.input_hw is not None:
+            height, width = self.input_hw
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        batch = self._images.preprocess(
+            [image], do_resize=self.input_hw is None, return_tensors="pt"
+        )
+        return Patches(batch["pixel_values"], batch["image_grid_thw"])
+
+    def encode_image(self, patches: Patches) -> ImageFeatures:
+        """Run the vision tower."""
+        grid = patches.grid_thw.to(self.device)
+        encoded = self.model.model.get_image_features(
+            patches.pixel_values.to(self.device), grid, return_dict=True
+        )
+        return ImageFeatures(encoded, grid)
+
+    def prompt(self, instruction: str, features: ImageFeatures) -> Prompt:
+        """The chat prompt. The instruction is read as plain text: the names of control tokens in it
+        are spelled out and control nothing."""
+        ids = self.prompt_ids(instruction, self._visual_tokens(features))
+        input_ids = torch.tensor([ids], device=self.device)
+        token_types = (input_ids == self._image_token_id).long()
+        position_ids, _ = self.model.model.get_rope_index(
+            input_ids, token_types, image_grid_thw=features.grid_thw
+        )
+        return Prompt(input_ids, token_types, position_ids)
+
+    def prompt_ids(self, instruction: str, visual_tokens: int) -> list[int]:
+        """The ids of the prompt, its image placeholder repeated for every visual token."""
+        ids: list[int] = []
+        for token in self._pieces.before:
+            ids += [token] * (visual_tokens if token == self._image_token_id else 1)
+        return [*ids, *self._plain.encode(instruction).ids, *self._pieces.after]
+
+    @property
+    def _image_token_id(self) -> int:
+        return int(self.model.config.image_token_id)
+
+    def _visual_tokens(self, features: ImageFeatures) -> int:
+        merge = int(self.model.config.vision_config.spatial_merge_size)
+        return int(features.grid_thw.prod()) // merge**2
+
+
+def _load_model(path: str, device: str, dtype: str) -> Any:
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        path, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+    )
+    inner = getattr(model, "model", None)
+    if not (hasattr(inner, "get_rope_index") and hasattr(inner, "get_image_features")):
+        raise ValueError(f"{type(model).__name__} is not a Qwen2.5-VL or Qwen3-VL model")
+    if "sliding_attention" in (getattr(model.config.text_config, "layer_types", None) or ()):
+        raise ValueError("models with sliding-window attention are not supported")
+    return model.to(device)  # from_pretrained leaves it in evaluation mode
+
+
+def _load_image_processor(path: str, max_pixels: int | None) -> Qwen2VLImageProcessorPil:
+    # The Pillow class by name: the automatic choice prefers one that needs torchvision.
+    processor = Qwen2VLImageProcessorPil.from_pretrained(path)
+    if max_pixels is not None:
+        size = dict(processor.size)
+        longest = min(max_pixels, size["longest_edge"])
+        size = {"shortest_edge": min(size["shortest_edge"], longest), "longest_edge": longest}
+        processor = Qwen2VLImageProcessorPil.from_pretrained(path, size=size)
+    return processor
+
+
+def _input_hw(path: str) -> tuple[int, int] | None:
+    file = cached_file(path, PROFILE_FILE, _raise_exceptions_for_missing_entries=False)
+    if file is None:
+        return None
+    height, width = json.loads(Path(file).read_text())["input_hw"]
+    return int(height), int(width)
+
+
+def _without_added_tokens(tokenizer: Any) -> Tokenizer:
+    """The tokenizer with no control or other added token, so that text cannot spell one."""
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    spec["added_tokens"] = []
+    return Tokenizer.from_str(json.dumps(spec))
+
+
+def _prompt_pieces(tokenizer: Any) -> _PromptPieces:
+    content = [{"type": "image"}, {"type": "text", "text": _SENTINEL}]
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    before, found, after = text.partition(_SENTINEL)
+    if not found:
+        raise ValueError("the chat template leaves the instruction out")
+    encode = tokenizer.backend_tokenizer.encode
+    return _PromptPieces(tuple(encode(before).ids), tuple(encode(after).ids))
+
+
+def _vocabulary(tokenizer: Any) -> Mapping[int, bytes]:
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    control = {token for token, meaning in added.items() if meaning.special}
+    spelled = token_bytes(tokenizer.get_vocab())
+    return {token: text for token, text in spelled.items() if token not in control}
+
+
+def _stop_token_ids(model: Any, end_token_id: int) -> frozenset[int]:
+    stops = model.generation_config.eos_token_id
+    named = stops if isinstance(stops, list) else [] if stops is None else [stops]
+    return frozenset([*named, end_token_id])
