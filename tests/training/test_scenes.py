@@ -9,7 +9,7 @@ from simpleseg_polygon.metrics import iou
 from simpleseg_polygon.raster import region_to_mask
 from simpleseg_training import phrases
 from simpleseg_training.examples import TASK_WEIGHTS, make_examples, region_label
-from simpleseg_training.scenes import SPLITS, box_of, render_scene
+from simpleseg_training.scenes import COLOURS, SPLITS, box_of, render_scene
 
 
 def test_same_seed_same_scene() -> None:
@@ -78,7 +78,7 @@ def _means(phrase: str, seen: phrases.Seen) -> bool:
         said = [word for word in text if word in words.split()]
         if said and said != [attribute]:
             return False
-    colours = [word for word in words.split() if word in phrases.COLOURS]
+    colours = [word for word in words.split() if word in COLOURS]
     named = words.split("letter ")[-1] if "letter" in words else words.split()[-1]
     right_noun = named in ("object", noun, item.letter or noun) and (
         "letter" not in words or item.letter is not None

@@ -40,7 +40,7 @@ def visual_targets(rendering: Rendering, size: ModelSize) -> NDArray[np.int64]:
     labels = described[dominant]
     labels[area.max(axis=1) < _MIN_SHARE * CELL * CELL] = (0, 0, 0, 0, *([_NONE] * 4))
     step = CELL // OCCUPANCY
-    samples = by_cell.any(axis=1)[:, step // 2 :: step, step // 2 :: step]
+    samples = np.asarray(by_cell.any(axis=1))[:, step // 2 :: step, step // 2 :: step]
     return np.concatenate([labels, samples.reshape(side * side, -1)], axis=1).astype(np.int64)
 
 

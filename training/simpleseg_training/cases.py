@@ -99,5 +99,3 @@ def _folder_cases(folder: Path) -> list[Case]:
         )
         for sample in samples
     ]
-
-

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.random import Generator
 from tokenizers import Tokenizer
 from torch.utils.data import IterableDataset, get_worker_info
@@ -51,9 +51,9 @@ def mixture(progress: float) -> tuple[tuple[float, Stage], ...]:
     return ((0.2, ONE), (0.5, FEW), (0.3, ALL))
 
 
-def draw_examples(rng: Generator, seed: int, progress: float, image_px: int) -> tuple[
-    Rendering, list[Example]
-]:
+def draw_examples(
+    rng: Generator, seed: int, progress: float, image_px: int
+) -> tuple[Rendering, list[Example]]:
     """A scene of the mixture and its questions."""
     shares, stages = zip(*mixture(progress), strict=True)
     stage = stages[int(rng.choice(len(stages), p=shares))]
@@ -99,7 +99,7 @@ class TrainingBatches(IterableDataset[Batch]):
         stride = self._world * workers
         image = self._first_image + self._rank * workers + turn
         while True:
-            packs = []
+            packs: list[Packed] = []
             while len(packs) < self._batch_images:
                 packs.append(self._pack(packer, image))
                 image += stride
@@ -113,7 +113,6 @@ class TrainingBatches(IterableDataset[Batch]):
         return packer.pack(rendering, examples, self._length)
 
 
-def pass_through(batch: Batch) -> Batch:
+def pass_through(batch: Any) -> Any:
     """The loader's collate function: batches come ready-made."""
     return batch
-

@@ -90,9 +90,7 @@ class _Thing:
         starts, ends = edges[::2], edges[1::2]
         longest = int(np.argmax(ends - starts))
         row, column = divmod(int(starts[longest]), width + 2)
-        return Point(
-            (column + (ends[longest] - starts[longest]) / 2) / width, (row + 0.5) / height
-        )
+        return Point((column + (ends[longest] - starts[longest]) / 2) / width, (row + 0.5) / height)
 
     def random_point(self, rng: Generator) -> Point:
         ys, xs = np.nonzero(self.mask_hw)

@@ -8,7 +8,13 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
 from simpleseg_training.model import MERGE, PATCH
-from simpleseg_training.tokenizer import CHAT_TEMPLATE, CONTROL_TOKENS, END_OF_TEXT, END_OF_TURN
+from simpleseg_training.tokenizer import (
+    CHAT_TEMPLATE,
+    CONTROL_TOKENS,
+    END_OF_TEXT,
+    END_OF_TURN,
+    token_id,
+)
 
 PROFILE_FILE = "simpleseg.json"
 
@@ -29,8 +35,8 @@ def write_checkpoint(
     weights = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
     model.config.dtype = dtype
     generation = model.generation_config
-    generation.eos_token_id = tokenizer.token_to_id(END_OF_TURN)
-    generation.pad_token_id = tokenizer.token_to_id(END_OF_TEXT)
+    generation.eos_token_id = token_id(tokenizer, END_OF_TURN)
+    generation.pad_token_id = token_id(tokenizer, END_OF_TEXT)
     model.save_pretrained(directory, state_dict=weights)
     fast_tokenizer(tokenizer).save_pretrained(directory)
     _write_image_configs(directory, image_px)

@@ -4,6 +4,8 @@ transformers' own vision tower loops over images; here images of one size run as
 result equals the single-turn forward of transformers to rounding (tests/training).
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -52,14 +54,15 @@ def encode_images(
     return tower.merger(hidden).view(len(images), -1, model.config.text_config.hidden_size), levels
 
 
-def _vision_attention(attention: torch.nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _vision_attention(attention: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     batch, length, _ = x.shape
     heads = attention.num_heads
     qkv = attention.qkv(x).view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
     query, key, value = qkv.unbind(0)
     query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
     mixed = F.scaled_dot_product_attention(query, key.to(value.dtype), value)
-    return attention.proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+    projected: Tensor = attention.proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+    return projected
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

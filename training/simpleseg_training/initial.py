@@ -7,6 +7,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
+from simpleseg_training.tokenizer import token_id
+
 _FREQUENCIES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 
 
@@ -15,7 +17,7 @@ def initialise(model: Qwen3VLForConditionalGeneration, tokenizer: Tokenizer) -> 
     """Digit embeddings that vary smoothly with the digit; 2-D sines in the vision tower's position
     table."""
     embedding = model.model.language_model.embed_tokens.weight
-    digits = [tokenizer.token_to_id(str(d)) for d in range(10)]
+    digits = [token_id(tokenizer, str(d)) for d in range(10)]
     embedding[digits] = _digit_embeddings(embedding.shape[1])
     table = model.model.visual.pos_embed.weight
     table.copy_(_position_table(math.isqrt(table.shape[0]), table.shape[1]))
@@ -34,5 +36,5 @@ def _position_table(side: int, width: int) -> Tensor:
     """Sines and cosines of the column and the row, shape (side * side, width)."""
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     rates = 100.0 ** -(torch.arange(width // 4) / (width // 4))
-    parts = [f(axis.reshape(-1, 1) * rates) for axis in (columns, rows) for f in (torch.sin, torch.cos)]
-    return 0.3 * torch.cat(parts, dim=1)
+    across, down = columns.reshape(-1, 1) * rates, rows.reshape(-1, 1) * rates
+    return 0.3 * torch.cat([across.sin(), across.cos(), down.sin(), down.cos()], dim=1)

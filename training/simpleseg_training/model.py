@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from simpleseg_training.tokenizer import END_OF_TEXT, END_OF_TURN, IMAGE_PAD
+from simpleseg_training.tokenizer import END_OF_TEXT, END_OF_TURN, IMAGE_PAD, token_id
 
 PATCH = 16
 MERGE = 2
@@ -46,7 +46,9 @@ class ModelSize:
 
 def config_for(size: ModelSize, tokenizer: Tokenizer) -> Qwen3VLConfig:
     """The transformers configuration of a model of this size for this tokenizer."""
-    ids = {name: tokenizer.token_to_id(name) for name in (END_OF_TEXT, END_OF_TURN, IMAGE_PAD)}
+    ids = {
+        name: token_id(tokenizer, name) for name in (END_OF_TEXT, END_OF_TURN, IMAGE_PAD, token_id)
+    }
     vocabulary = -(-tokenizer.get_vocab_size() // 64) * 64
     text = {
         "vocab_size": vocabulary,
@@ -84,9 +86,9 @@ def config_for(size: ModelSize, tokenizer: Tokenizer) -> Qwen3VLConfig:
         text_config=text,
         vision_config=vision,
         image_token_id=ids[IMAGE_PAD],
-        video_token_id=tokenizer.token_to_id("<|video_pad|>"),
-        vision_start_token_id=tokenizer.token_to_id("<|vision_start|>"),
-        vision_end_token_id=tokenizer.token_to_id("<|vision_end|>"),
+        video_token_id=token_id(tokenizer, "<|video_pad|>"),
+        vision_start_token_id=token_id(tokenizer, "<|vision_start|>"),
+        vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
         tie_word_embeddings=True,
         eos_token_id=ids[END_OF_TURN],
         pad_token_id=ids[END_OF_TEXT],

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from simpleseg_training.tokenizer import token_id
+
 SCALE = 1000  # numbers are counted in thousandths, 0 to 1000
 
 # What the token at a position is within its number.
@@ -47,8 +49,8 @@ class NumberSpans:
     @staticmethod
     def finder(tokenizer: Tokenizer) -> Callable[[Sequence[int]], "NumberSpans"]:
         """A function that finds the numbers in the token ids of an answer."""
-        digits = {tokenizer.token_to_id(str(d)): d for d in range(10)}
-        point = tokenizer.token_to_id(".")
+        digits = {token_id(tokenizer, str(d)): d for d in range(10)}
+        point = token_id(tokenizer, ".")
         return lambda ids: _find(ids, digits, point)
 
 

@@ -26,7 +26,9 @@ def _is_hidden_matrix(name: str, parameter: torch.Tensor) -> bool:
     return parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
 
 
-def rate_factor(step: int, progress: float, warmup_steps: int = 60, decay_from: float = 0.7) -> float:
+def rate_factor(
+    step: int, progress: float, warmup_steps: int = 60, decay_from: float = 0.7
+) -> float:
     """Warm up, hold, then fall along a half cosine from ``decay_from`` of the run to its end."""
     if progress <= decay_from:
         return min(1.0, (step + 1) / warmup_steps)

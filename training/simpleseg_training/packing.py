@@ -18,7 +18,7 @@ from simpleseg_training.examples import Example
 from simpleseg_training.model import MERGE, ModelSize
 from simpleseg_training.numbers import NumberSpans, no_numbers
 from simpleseg_training.scenes import Rendering
-from simpleseg_training.tokenizer import END_OF_TURN, IMAGE_PAD
+from simpleseg_training.tokenizer import END_OF_TURN, IMAGE_PAD, token_id
 
 IGNORE = -100
 _SHARED = 0  # segment of the tokens before the branches
@@ -68,7 +68,7 @@ class Packer:
         self._tokenizer = tokenizer
         self._size = size
         before = self._encode("<|im_start|>user\n<|vision_start|>")
-        image = [tokenizer.token_to_id(IMAGE_PAD)] * size.visual_tokens
+        image = [token_id(tokenizer, IMAGE_PAD)] * size.visual_tokens
         self._shared = [*before, *image, *self._encode("<|vision_end|>")]
         self.image_start = len(before)
         side = size.grid // MERGE

@@ -30,7 +30,6 @@ from transformers import Qwen3VLForConditionalGeneration
 from simpleseg_training import numbers
 from simpleseg_training.auxiliary import AuxiliaryHeads
 from simpleseg_training.curriculum import TrainingBatches, pass_through
-from simpleseg_training.rollout import quick_evaluation
 from simpleseg_training.examples import tokenizer_corpus
 from simpleseg_training.export import write_checkpoint
 from simpleseg_training.forward import hidden_states
@@ -38,7 +37,8 @@ from simpleseg_training.initial import initialise
 from simpleseg_training.model import ModelSize, new_model
 from simpleseg_training.optimizer import make_optimizers, parameters, rate_factor, set_rates
 from simpleseg_training.packing import IGNORE, Batch, Packer
-from simpleseg_training.tokenizer import cut_tokenizer, qwen_tokenizer_file
+from simpleseg_training.rollout import quick_evaluation
+from simpleseg_training.tokenizer import cut_tokenizer, qwen_tokenizer_file, token_id
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class Trainee(nn.Module):
         self.image_start = Packer(tokenizer, size).image_start
         self.hidden_states = torch.compile(hidden_states, dynamic=False)
         self.heads = AuxiliaryHeads(model.config.text_config.hidden_size)
-        digits = [tokenizer.token_to_id(str(d)) for d in range(10)]
+        self.digit_ids: Tensor
+        digits = [token_id(tokenizer, str(d)) for d in range(10)]
         self.register_buffer("digit_ids", torch.tensor(digits), persistent=False)
 
     def forward(self, batch: Batch, targets: Tensor, sigma: float, help_weight: float) -> Losses:
@@ -122,7 +123,7 @@ class Trainee(nn.Module):
 def sigma_at(recipe: Recipe, progress: float) -> float:
     """Geometric from start to end over the first 60 % of the run."""
     share = min(progress / 0.6, 1.0)
-    return recipe.sigma_start * (recipe.sigma_end / recipe.sigma_start) ** share
+    return float(recipe.sigma_start * (recipe.sigma_end / recipe.sigma_start) ** share)
 
 
 def help_at(progress: float) -> float:
@@ -171,19 +172,17 @@ class Run:
             self.world,
         )
         workers = max(1, (os.cpu_count() or 2) - 1) if self.cuda else 0
-        return DataLoader(
-            stream, batch_size=None, num_workers=workers, collate_fn=pass_through
-        )
+        return DataLoader(stream, batch_size=None, num_workers=workers, collate_fn=pass_through)
 
     def train_step(self, batch: Batch, targets: Tensor, sigma: float) -> Losses:
         set_rates(self.optimizers, rate_factor(self.step, self.progress))
         with torch.autocast(self.device.type, torch.bfloat16):
-            losses = self.parallel(
+            losses: Losses = self.parallel(
                 batch.to(self.device), targets, sigma, help_at(self.progress)
             )
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
+        torch.autograd.backward(losses.total)
         nn.utils.clip_grad_norm_(list(parameters(self.optimizers)), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()

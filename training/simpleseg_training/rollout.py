@@ -9,12 +9,13 @@ from tokenizers import Tokenizer
 from transformers import Qwen3VLForConditionalGeneration
 
 from simpleseg_polygon import prompts
+from simpleseg_polygon.prompts import Target
 from simpleseg_training.cases import load_cases
 from simpleseg_training.evaluate import Reply, judge, metrics_of
 from simpleseg_training.forward import patchify
 from simpleseg_training.model import PATCH, ModelSize
 from simpleseg_training.packing import Packer
-from simpleseg_training.tokenizer import END_OF_TEXT, END_OF_TURN
+from simpleseg_training.tokenizer import END_OF_TEXT, END_OF_TURN, token_id
 
 _BATCH = 50
 _WATCHED = ("giou", "acc50", "box_acc50", "false_empty", "tokens_per_answer")
@@ -31,7 +32,7 @@ def greedy_answers(
 ) -> list[str]:
     """The unconstrained answer text to each instruction about its image."""
     packer = Packer(tokenizer, size)
-    end, pad = tokenizer.token_to_id(END_OF_TURN), tokenizer.token_to_id(END_OF_TEXT)
+    end, pad = token_id(tokenizer, END_OF_TURN), token_id(tokenizer, END_OF_TEXT)
     answers: list[str] = []
     for i in range(0, len(images), _BATCH):
         rows = [packer.prompt(text) for text in instructions[i : i + _BATCH]]
@@ -65,6 +66,7 @@ def quick_evaluation(
     """Metrics of the model on the first validation cases, to watch a run."""
     cases = load_cases(data, "val", limit, size.image_px)
     images = [case.image_hw3 for case in cases]
+    budgets: dict[Target, int] = {"region": 300, "box": 32}
     texts = {
         target: greedy_answers(
             model,
@@ -74,7 +76,7 @@ def quick_evaluation(
             [prompts.instruction(target, case.phrase) for case in cases],
             max_tokens,
         )
-        for target, max_tokens in (("region", 300), ("box", 32))
+        for target, max_tokens in budgets.items()
     }
     replies = {
         target: [Reply(text, len(tokenizer.encode(text).ids), 0, 0.0) for text in answers]

@@ -36,7 +36,7 @@ KINDS = (*SHAPES, "letter")
 SPLITS: dict[str, range] = {
     "train": range(1_000_000, 2**62),
     "val": range(500_000, 1_000_000),
-    "test": range(0, 500_000),
+    "test": range(500_000),
 }
 
 _MIN_VISIBLE = 0.5  # an object of which less is seen is not in a scene

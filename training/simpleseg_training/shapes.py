@@ -45,7 +45,8 @@ class Outline:
 
 def _rotated(points: Points, angle: float) -> Points:
     cos, sin = math.cos(angle), math.sin(angle)
-    return points @ np.array([[cos, sin], [-sin, cos]])
+    turned: Points = points @ np.array([[cos, sin], [-sin, cos]])
+    return turned
 
 
 def _regular(corners: int, phase: float = -math.pi / 2) -> Points:
@@ -54,7 +55,8 @@ def _regular(corners: int, phase: float = -math.pi / 2) -> Points:
 
 
 def _polar(radius: float | Points) -> Points:
-    return np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1) * np.reshape(radius, (-1, 1))
+    ring: Points = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1) * np.reshape(radius, (-1, 1))
+    return ring
 
 
 def _circle(rng: Generator) -> Points:
@@ -62,20 +64,20 @@ def _circle(rng: Generator) -> Points:
 
 
 def _ellipse(rng: Generator) -> Points:
-    return _polar(1.0) * np.array([1.1, rng.uniform(0.5, 0.65)])
+    return np.asarray(_polar(1.0) * np.array([1.1, rng.uniform(0.5, 0.65)]), np.float64)
 
 
 def _square(rng: Generator) -> Points:
-    return _regular(4, -math.pi / 4) * 1.1
+    return np.asarray(_regular(4, -math.pi / 4) * 1.1)
 
 
 def _rectangle(rng: Generator) -> Points:
     corners = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
-    return corners * np.array([1.0, rng.uniform(0.4, 0.55)])
+    return np.asarray(corners * np.array([1.0, rng.uniform(0.4, 0.55)]))
 
 
 def _triangle(rng: Generator) -> Points:
-    return _regular(3) * 1.1
+    return np.asarray(_regular(3) * 1.1)
 
 
 def _star(rng: Generator) -> Points:

@@ -57,11 +57,11 @@ def cut_tokenizer(source: Path, corpus: Iterable[str]) -> Tokenizer:
     spec = json.loads(source.read_text())
     ranks = {_pair(merge): rank for rank, merge in enumerate(spec["model"]["merges"])}
     full = Tokenizer.from_file(str(source))
-    words = {
-        word for text in corpus for word, _ in full.pre_tokenizer.pre_tokenize_str(text)
-    }
+    words = {word for text in corpus for word, _ in full.pre_tokenizer.pre_tokenize_str(text)}
     words.update(token for token in spec["model"]["vocab"] if _ANSWER_TOKEN.fullmatch(token))
-    merges = sorted({pair for word in words for pair in _applied(word, ranks)}, key=ranks.__getitem__)
+    merges = sorted(
+        {pair for word in words for pair in _applied(word, ranks)}, key=ranks.__getitem__
+    )
     letters = sorted(token for token in spec["model"]["vocab"] if len(token) == 1)
     vocabulary = [*CONTROL_TOKENS, *letters, *("".join(pair) for pair in merges)]
     spec["model"]["vocab"] = {token: i for i, token in enumerate(dict.fromkeys(vocabulary))}
@@ -72,6 +72,14 @@ def cut_tokenizer(source: Path, corpus: Iterable[str]) -> Tokenizer:
     return cut
 
 
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that must exist. Raises KeyError."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise KeyError(token)
+    return found
+
+
 def _pair(merge: str | list[str]) -> tuple[str, str]:
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
@@ -80,7 +88,7 @@ def _pair(merge: str | list[str]) -> tuple[str, str]:
 def _applied(word: str, ranks: dict[tuple[str, str], int]) -> list[tuple[str, str]]:
     """The merges that byte-pair encoding applies to one word, in order."""
     pieces = list(word)
-    applied = []
+    applied: list[tuple[str, str]] = []
     while True:
         pairs = [pair for pair in zip(pieces, pieces[1:], strict=False) if pair in ranks]
         if not pairs:
