@@ -88,8 +88,11 @@ def install_bomb_guard(max_image_pixels: int) -> None:
     """Make Pillow itself refuse, as an error and not a warning, what exceeds the limit.
 
     The second line behind ``_check_size``, for frames and metadata that grow after the header.
+    Pillow's other warnings are about hostile metadata, which is nothing for the server's log.
+    The filters hold for the process: ``warnings.catch_warnings`` is not safe in worker threads.
     """
     Image.MAX_IMAGE_PIXELS = max_image_pixels
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
@@ -213,12 +216,10 @@ def too_large(settings: Settings, param: str) -> ApiError:
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1 to 8; 1 where it is absent, invalid or unreadable."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            value = image.getexif().get(_EXIF_ORIENTATION, 1)
+        value = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # hostile metadata must not lose a good picture
         return 1
-    return value if value in _TURNS else 1
+    return int(value) if value in _TURNS else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -242,7 +243,7 @@ def _is_cut(data: bytes, name: str) -> bool:
         return b"IEND" not in data[-1024:]
     if name == "WEBP":
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
-    return b";" not in data[-16:]
+    return not data.rstrip(b"\0").endswith(b";")
 
 
 def image_key(pixels_hw3: NDArray[np.uint8]) -> str:

@@ -38,6 +38,7 @@ from simpleseg_server.answers import (
 from simpleseg_server.body import Body, read_body
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import (
+    Delta,
     Engine,
     EngineDeadError,
     EngineError,
@@ -196,15 +197,14 @@ async def _collect(engine: Engine, generation: GenerationRequest, queue_ms: floa
     """The whole answer. Closes the stream on every way out, which frees the engine's slot."""
     pieces: list[str] = []
     tokens: list[TokenLogprob] = []
+    last: Delta | None = None
     async with aclosing(engine.generate(generation)) as deltas:  # type: ignore[type-var]
-        async for delta in deltas:
-            pieces.append(delta.text)
-            tokens += delta.tokens
-            if delta.finish_reason is not None and delta.usage is not None:
-                return Answer(
-                    "".join(pieces), tuple(tokens), delta.finish_reason, delta.usage, queue_ms
-                )
-    raise EngineError("the stream ended without a finish reason and usage")
+        async for last in deltas:
+            pieces.append(last.text)
+            tokens += last.tokens
+    if last is None or last.finish_reason is None or last.usage is None:
+        raise EngineError("the stream ended without a finish reason and usage")
+    return Answer("".join(pieces), tuple(tokens), last.finish_reason, last.usage, queue_ms)
 
 
 def read_call(data: bytes, content_type: str, settings: Settings) -> Call:

@@ -1,0 +1,453 @@
+"""``POST /segment``: what comes back, what is refused, and that the next request works."""
+
+import base64
+import io
+import json
+import logging
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from simpleseg.schema import SegmentResponse
+from simpleseg_polygon.codec import parse_region
+from simpleseg_polygon.geometry import ImageSize
+from simpleseg_polygon.raster import region_to_mask
+from simpleseg_polygon.rle import Rle, rle_to_mask
+from simpleseg_server.engines.base import Capabilities
+from simpleseg_server.engines.scripted import Reply, ScriptedEngine
+
+TRIANGLE = [[[0.1, 0.2], [0.5, 0.2], [0.5, 0.9]]]
+SQUARE = [[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]]
+
+
+def post(client: TestClient, **fields: Any) -> Any:
+    return client.post("/segment", json=fields)
+
+
+def answer(client: TestClient, **fields: Any) -> Any:
+    response = post(client, **fields)
+    assert response.status_code == 200, response.text
+    SegmentResponse.model_validate(response.json())
+    return response.json()
+
+
+def refusal(response: Any) -> tuple[int, str, str | None]:
+    """Status, code and param of an error in the one shape."""
+    error = response.json()["error"]
+    assert response.json().keys() == {"error"}
+    assert error["request_id"] == response.headers["x-request-id"]
+    assert error["message"]
+    return response.status_code, error["code"], error["param"]
+
+
+def test_a_region_comes_back_with_score_usage_and_timings(client: Any, image64: str) -> None:
+    body = answer(client, image=image64, prompt="the left dog")
+    (result,) = body["results"]
+    assert result == {
+        "index": 0,
+        "prompt": "the left dog",
+        "status": "ok",
+        "finish_reason": "stop",
+        "score": 0.5,
+        "score_type": "geometric_mean_coordinate_token_probability",
+        "area": 0.14,
+        "bbox": [0.1, 0.2, 0.5, 0.9],
+        "polygons": TRIANGLE,
+    }
+    assert body["image"] == {"width": 200, "height": 100, "exif_applied": False}
+    assert (body["object"], body["model"]) == ("segmentation", "scripted-model")
+    usage = body["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] > 0
+    stages = {"read_body", "decode_image", "queue", "prefill", "decode", "generate", "parse"}
+    assert stages | {"rasterize", "total"} == body["timings_ms"].keys()
+    assert body["warnings"] == []
+
+
+def test_the_engine_gets_the_scaled_image_and_the_trained_instruction(
+    client: Any, engine: Any, image64: str
+) -> None:
+    fields = {"max_points": 7, "max_tokens": 99, "temperature": 0.5, "seed": 3}
+    answer(client, image=image64, prompt="the  left\tdog", **fields)
+    (request,) = engine.requests
+    assert request.instruction == "Output the polygon coordinates of the left dog in the image."
+    assert request.image_hw3.shape == (45, 90, 3)
+    assert request.image_hw3[0, 0].tolist() == [255, 0, 0]
+    assert (request.target, request.constrained) == ("region", True)
+    given = (request.max_points, request.max_tokens, request.temperature, request.seed)
+    assert given == (7, 99, 0.5, 3)
+
+
+def test_all_ways_to_send_an_image_give_the_same_answer(
+    client: Any, png: bytes, image64: str
+) -> None:
+    url = f"data:image/png;base64,{image64}"
+    images = [image64, url, {"base64": image64}, {"url": url}]
+    bodies = [answer(client, image=image, prompt="dog") for image in images]
+    form = client.post("/v1/segment", files={"image": ("x", png)}, data={"prompt": "dog"})
+    results = [body["results"] for body in [*bodies, form.json()]]
+    assert all(result == results[0] for result in results)
+
+
+def test_a_form_has_the_same_fields(client: Any, engine: Any, png: bytes) -> None:
+    data = {
+        "prompt": ["a dog", "[a cat]"],
+        "return": ["rle,bbox", "polygons"],
+        "coordinates": "pixel",
+        "max_points": "9",
+        "temperature": "0.5",
+    }
+    response = client.post("/segment", files={"image": ("../x", png, "image/png")}, data=data)
+    assert response.status_code == 200, response.text
+    first, second = response.json()["results"]
+    assert first["bbox"] == [20.0, 20.0, 100.0, 90.0]
+    assert second["prompt"] == "[a cat]"
+    assert first["rle"]["size"] == [100, 200]
+    assert engine.requests[0].max_points == 9
+    prompts = json.dumps([{"text": "dog", "point": [0.5, 0.5]}])
+    response = client.post("/segment", files={"image": ("x", png)}, data={"prompts": prompts})
+    assert response.status_code == 200
+    assert "dog at [0.5, 0.5]" in engine.requests[-1].instruction
+
+
+def test_prompts_run_side_by_side_and_come_back_in_order(
+    client: Any, engine: Any, image64: str
+) -> None:
+    engine.replies = {"slow": Reply(engine.default.text, delay_s=0.01), "no": Reply("[].")}
+    body = answer(client, image=image64, prompts=["slow", "no", {"text": "quick"}])
+    assert [r["index"] for r in body["results"]] == [0, 1, 2]
+    assert [r["prompt"] for r in body["results"]] == ["slow", "no", "quick"]
+    assert [r["status"] for r in body["results"]] == ["ok", "empty", "ok"]
+    assert len({request.request_id for request in engine.requests}) == 3
+    assert len({request.image_key for request in engine.requests}) == 1
+
+
+def test_an_absent_object_is_an_empty_mask(client: Any, engine: Any, image64: str) -> None:
+    engine.default = Reply("[].")
+    body = answer(
+        client, image=image64, prompt="x", **{"return": ["polygons", "bbox", "rle", "png"]}
+    )
+    (result,) = body["results"]
+    assert (result["status"], result["score"], result["bbox"]) == ("empty", None, None)
+    assert (result["polygons"], result["area"]) == ([], 0.0)
+    assert not rle_to_mask(Rle.from_coco(result["rle"])).any()
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "status", "codes"),
+    [
+        ("I cannot see it.", "stop", "invalid", set()),
+        ("[[[0.1, 0.2], [0.5, 0.2], [0.5, 0.9]], [[0.3, 0.", "length", "truncated", None),
+        ("[[[0.1, 0.2], [0.5, 0.2], [0.5, 0.9]]].", "length", "truncated", set()),
+        ("[[[0.1, 0.2], [0.5, 0.2], [0.5, 0.9]], [[0.1, 0.1]]]", "stop", "ok", {"part_too_small"}),
+        ("[[[-1e300, nan], [2147483647, 0], [9, 9e999], [0, 1]]]", "stop", None, None),
+        ("[" * 10_000, "length", "truncated", None),
+        ("\x00" * 100, "stop", "invalid", set()),
+        ("", "stop", "invalid", set()),
+    ],
+)
+def test_every_answer_text_gives_an_honest_status(
+    client: Any,
+    engine: Any,
+    image64: str,
+    text: str,
+    finish_reason: Any,
+    status: str | None,
+    codes: set[str] | None,
+) -> None:
+    engine.default = Reply(text, token_length=1000, finish_reason=finish_reason)
+    body = answer(client, image=image64, prompt="x", **{"return": ["polygons", "rle", "png"]})
+    (result,) = body["results"]
+    assert status in (None, result["status"])
+    assert codes is None or {w["code"] for w in body["warnings"]} == codes
+    assert all(w["result"] == 0 for w in body["warnings"])
+    for ring in result["polygons"]:
+        assert all(0 <= value <= 1 for point in ring for value in point)
+    if result["status"] == "invalid":
+        assert (result["rle"], result["area"], result["score"]) == (None, None, None)
+
+
+def test_mask_outputs_agree_with_the_polygons(client: Any, image64: str) -> None:
+    outputs = ["polygons", "bbox", "rle", "png"]
+    body = answer(client, image=image64, prompt="x", **{"return": outputs})
+    (result,) = body["results"]
+    truth = region_to_mask(parse_region(str(result["polygons"])).value, ImageSize(100, 200))
+    assert np.array_equal(rle_to_mask(Rle.from_coco(result["rle"])), truth)
+    picture = Image.open(io.BytesIO(base64.b64decode(result["png"])))
+    assert np.array_equal(np.asarray(picture.convert("1")), truth)
+    assert result["area"] == pytest.approx(truth.mean(), abs=1e-6)
+
+
+def test_only_the_outputs_asked_for_are_sent(client: Any, image64: str) -> None:
+    (result,) = answer(client, image=image64, prompt="x", **{"return": ["rle"]})["results"]
+    assert "rle" in result
+    assert not {"polygons", "bbox", "png", "boxes", "points", "text"} & result.keys()
+
+
+def test_polygons_are_clockwise(client: Any, engine: Any, image64: str) -> None:
+    engine.default = Reply(str([SQUARE[:1] + SQUARE[:0:-1]]))
+    (result,) = answer(client, image=image64, prompt="x")["results"]
+    assert result["polygons"] == [SQUARE]
+
+
+def test_other_tasks(client: Any, engine: Any, image64: str) -> None:
+    engine.replies = {
+        "bounding box": Reply("[[0.1, 0.2, 0.3, 0.4]]."),
+        "point coordinates": Reply("[[0.5, 0.25]]."),
+        "Describe": Reply("a red square"),
+    }
+    pixel = {"image": image64, "prompt": "x", "coordinates": "pixel"}
+    (box,) = answer(client, task="box", **pixel)["results"]
+    (point,) = answer(client, task="point", **pixel)["results"]
+    (text,) = answer(client, task="text", **pixel)["results"]
+    assert box["boxes"] == [[20.0, 20.0, 60.0, 40.0]]
+    assert point["points"] == [[100.0, 25.0]]
+    assert (text["text"], text["score_type"]) == (
+        "a red square",
+        "geometric_mean_token_probability",
+    )
+    assert [r.constrained for r in engine.requests] == [True, True, False]
+    response = post(client, image=image64, prompt="x", task="box", **{"return": ["rle"]})
+    assert refusal(response)[1] == "return_not_applicable"
+
+
+def test_point_and_box_prompts_become_the_trained_phrase(
+    client: Any, engine: Any, image64: str
+) -> None:
+    prompt = {"text": "dog", "point": [100, 25], "box": [150, 80, -20, 10]}
+    body = answer(client, image=image64, prompt=prompt, coordinates="pixel")
+    expected = "dog at [0.5, 0.25] in the box [0.0, 0.1, 0.75, 0.8] in the image."
+    assert engine.requests[0].instruction.endswith(expected)
+    assert [w["code"] for w in body["warnings"]] == ["box_reordered", "box_clipped"]
+
+
+def test_the_score_is_the_geometric_mean_over_digits(
+    client: Any, engine: Any, image64: str
+) -> None:
+    engine.default = Reply(str([SQUARE]), token_length=4, logprob=math.log(0.25))
+    (result,) = answer(client, image=image64, prompt="x")["results"]
+    assert result["score"] == 0.25
+
+
+def test_one_failing_prompt_does_not_fail_the_others(
+    client: Any, engine: Any, image64: str
+) -> None:
+    engine.replies = {"bad": Reply("[[[0.1", fault="error", fault_after=1)}
+    body = answer(client, image=image64, prompts=["good", "bad"])
+    good, bad = body["results"]
+    assert (good["status"], bad["status"], bad["finish_reason"]) == ("ok", "invalid", "error")
+    assert [(w["code"], w["result"]) for w in body["warnings"]] == [("engine_error", 1)]
+    response = post(client, image=image64, prompts=["bad", "bad"])
+    assert refusal(response) == (503, "engine_unavailable", None)
+    assert int(response.headers["retry-after"]) >= 1
+    assert "scripted error" not in response.text
+    answer(client, image=image64, prompt="good")
+
+
+def test_exif_and_animation_are_reported(client: Any) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 20)).save(buffer, "JPEG", exif=exif)
+    image = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    body = answer(client, image=image, prompt="x")
+    assert body["image"] == {"width": 20, "height": 40, "exif_applied": True}
+    assert [w["code"] for w in body["warnings"]] == ["mime_mismatch"]
+
+
+def test_a_model_with_a_fixed_size_gets_it(make_client: Any, image64: str) -> None:
+    fixed = Capabilities("scripted", "m", ("region",), 256, 1, 10**6, input_hw=(128, 96))
+    engine = ScriptedEngine(["[]"], capabilities=fixed)
+    with make_client(engine) as client:
+        answer(client, image=image64, prompt="x", model="m")
+        assert engine.requests[0].image_hw3.shape == (128, 96, 3)
+        assert engine.requests[0].max_tokens == 256
+        response = post(client, image=image64, prompt="x", model="other")
+        assert refusal(response) == (404, "model_not_found", "model")
+        response = post(client, image=image64, prompt="x", task="box")
+        assert refusal(response) == (422, "task_unsupported", "task")
+        response = post(client, image=image64, prompt="x", max_tokens=257)
+        assert refusal(response) == (422, "value_out_of_range", "max_tokens")
+
+
+I64 = "@image"
+BAD_JSON = [
+    ({}, 400, "prompt_missing", None),
+    ({"prompt": "x"}, 400, "image_missing", "image"),
+    ({"image": I64}, 400, "prompt_missing", None),
+    ({"image": I64, "prompts": []}, 400, "prompt_missing", None),
+    ({"image": I64, "prompt": "x", "prompts": ["y"]}, 400, "prompt_ambiguous", None),
+    ({"image": I64, "prompt": "x", "propmt": 1}, 400, "unknown_parameter", "propmt"),
+    ({"image": I64, "prompt": "x", "stream": False}, 400, "unknown_parameter", "stream"),
+    ({"image": I64, "prompt": "x", "outputs": []}, 400, "unknown_parameter", "outputs"),
+    ({"image": I64, "prompt": "x", "a b": 1}, 400, "unknown_parameter", None),
+    ({"image": I64, "prompts": [{"txt": "x"}]}, 400, "unknown_parameter", "prompts[0].txt"),
+    ({"image": {}, "prompt": "x"}, 400, "image_missing", "image"),
+    ({"image": {"url": "x", "base64": "y"}, "prompt": "x"}, 400, "image_source_ambiguous", "image"),
+    ({"image": 5, "prompt": "x"}, 400, "type_invalid", "image"),
+    ({"image": "", "prompt": "x"}, 422, "image_empty", "image"),
+    ({"image": "not base64", "prompt": "x"}, 400, "image_base64_invalid", "image"),
+    ({"image": "aGVsbG8=", "prompt": "x"}, 415, "image_type_unsupported", "image"),
+    (
+        {"image": {"url": "http://127.0.0.1/a"}, "prompt": "x"},
+        422,
+        "image_url_blocked",
+        "image.url",
+    ),
+    ({"image": "https://x.test/a.png", "prompt": "x"}, 422, "image_url_blocked", "image"),
+    ({"image": I64, "prompt": ""}, 422, "prompt_empty", "prompt"),
+    ({"image": I64, "prompts": ["a", " \t\u0000 "]}, 422, "prompt_empty", "prompts[1]"),
+    ({"image": I64, "prompt": {}}, 422, "prompt_empty", "prompt"),
+    ({"image": I64, "prompt": "x" * 8193}, 422, "prompt_too_long", "prompt"),
+    ({"image": I64, "prompt": None}, 400, "prompt_missing", None),
+    ({"image": I64, "prompt": True}, 400, "type_invalid", "prompt"),
+    ({"image": I64, "prompts": ["x"] * 9}, 422, "too_many_prompts", "prompts"),
+    ({"image": I64, "prompt": {"point": [1]}}, 422, "wrong_length", "prompt.point"),
+    ({"image": I64, "prompt": {"point": [1.5, 0]}}, 422, "point_outside_image", "prompt.point"),
+    ({"image": I64, "prompt": {"point": ["0", 0]}}, 400, "type_invalid", "prompt.point[0]"),
+    ({"image": I64, "prompt": {"point": [True, 0]}}, 400, "type_invalid", "prompt.point[0]"),
+    ({"image": I64, "prompts": [{"box": [0, 0, 0, 1]}]}, 422, "box_degenerate", "prompts[0].box"),
+    ({"image": I64, "prompt": {"box": [2, 2, 3, 3]}}, 422, "box_outside_image", "prompt.box"),
+    ({"image": I64, "prompt": "x", "task": "mask"}, 422, "value_not_allowed", "task"),
+    ({"image": I64, "prompt": "x", "return": ["svg"]}, 422, "value_not_allowed", "return[0]"),
+    ({"image": I64, "prompt": "x", "return": "rle"}, 400, "type_invalid", "return"),
+    ({"image": I64, "prompt": "x", "max_points": 2}, 422, "value_out_of_range", "max_points"),
+    ({"image": I64, "prompt": "x", "max_points": 10**9}, 422, "value_out_of_range", "max_points"),
+    ({"image": I64, "prompt": "x", "max_tokens": 0}, 422, "value_out_of_range", "max_tokens"),
+    ({"image": I64, "prompt": "x", "max_tokens": 1e3}, 400, "type_invalid", "max_tokens"),
+    ({"image": I64, "prompt": "x", "temperature": -1}, 422, "value_out_of_range", "temperature"),
+    ({"image": I64, "prompt": "x", "seed": 2**64}, 422, "value_out_of_range", "seed"),
+    ({"image": I64, "prompt": "x", "seed": "1"}, 400, "type_invalid", "seed"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "code", "param"), BAD_JSON)
+def test_bad_fields_are_named_and_the_next_request_works(
+    client: Any, image64: str, body: dict[str, Any], status: int, code: str, param: str | None
+) -> None:
+    text = json.dumps(body).replace(I64, image64)
+    response = client.post("/segment", content=text, headers={"content-type": "application/json"})
+    assert refusal(response) == (status, code, param)
+    answer(client, image=image64, prompt="x")
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "param"),
+    [
+        (b'{"image":"@","prompt":{"point":[NaN,0]}}', "coordinate_not_finite", "prompt.point[0]"),
+        (b'{"image":"@","prompt":{"box":[0,0,1,1e999]}}', "coordinate_not_finite", "prompt.box[3]"),
+        (b'{"image":"@","prompt":"x","temperature":-Infinity}', "number_not_finite", "temperature"),
+        (b'{"image":"@","prompt":"x","prompt":"y"}', "json_duplicate_key", None),
+        (b'{"image":"@","prompt":"\\ud800"}', "json_invalid", None),
+        (b'{"image":"@","prompt":"x","\\udfff":1}', "json_invalid", None),
+        (b'{"image":"@","prompt":"\xff"}', "json_invalid", None),
+        ('{"image":"@","prompt":"x"}'.encode("utf-16"), "json_invalid", None),
+        (b'{"image":"@","prompt":"x","seed":' + b"9" * 5000 + b"}", "json_invalid", None),
+        (b'{"a":' * 100_000 + b"}" * 100_000, "json_invalid", None),
+        (b"[" * 40 + b"]" * 40, "json_invalid", None),
+        (b'{"a":' + b"[" * 20 + b"]" * 20 + b"}", "json_invalid", None),
+        (b"", "json_invalid", None),
+        (b"null", "json_invalid", None),
+        (b'{"image":', "json_invalid", None),
+    ],
+)
+def test_bad_json_is_refused_and_the_next_request_works(
+    client: Any, image64: str, raw: bytes, code: str, param: str | None
+) -> None:
+    content = raw.replace(b"@", image64.encode())
+    response = client.post(
+        "/segment", content=content, headers={"content-type": "application/json"}
+    )
+    assert response.status_code in (400, 422)
+    assert refusal(response)[1:] == (code, param)
+    answer(client, image=image64, prompt="x")
+
+
+def form(*parts: bytes, end: bytes = b"--B--\r\n") -> bytes:
+    return b"".join(b"--B\r\n" + part + b"\r\n" for part in parts) + end
+
+
+IMAGE_PART = b'Content-Disposition: form-data; name="image"; filename="x"\r\n\r\nGIF89a'
+PROMPT_PART = b'Content-Disposition: form-data; name="prompt"\r\n\r\nx'
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b"", 400, "form_invalid"),
+        (b"junk", 400, "form_invalid"),
+        (form(PROMPT_PART), 400, "image_missing"),
+        (form(IMAGE_PART), 400, "prompt_missing"),
+        (form(IMAGE_PART, IMAGE_PART, PROMPT_PART), 400, "image_source_ambiguous"),
+        (form(IMAGE_PART, PROMPT_PART, end=b""), 400, "form_invalid"),
+        (form(IMAGE_PART, PROMPT_PART, end=b"--B"), 400, "form_invalid"),
+        (form(IMAGE_PART, *[PROMPT_PART] * 65), 400, "form_invalid"),
+        (form(IMAGE_PART, PROMPT_PART + b"x" * 70_000), 413, "form_field_too_large"),
+        (form(IMAGE_PART, b"X: " + b"x" * 5000 + b"\r\n" + PROMPT_PART), 400, "form_invalid"),
+        (form(IMAGE_PART, b"no head at all"), 400, "form_invalid"),
+        (form(IMAGE_PART, PROMPT_PART.replace(b'"prompt"', b'"a b"')), 400, "form_invalid"),
+        (form(IMAGE_PART, PROMPT_PART.replace(b"prompt", b"propmt")), 400, "unknown_parameter"),
+        (
+            form(IMAGE_PART, PROMPT_PART, PROMPT_PART.replace(b"prompt", b"seed")),
+            400,
+            "json_invalid",
+        ),
+        (form(IMAGE_PART, PROMPT_PART[:-1] + b"\xff"), 400, "form_invalid"),
+        (form(IMAGE_PART, PROMPT_PART), 422, "image_truncated"),
+    ],
+)
+def test_bad_forms_are_refused_and_the_next_request_works(
+    client: Any, image64: str, content: bytes, status: int, code: str
+) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=B"}
+    response = client.post("/segment", content=content, headers=headers)
+    assert refusal(response)[:2] == (status, code)
+    answer(client, image=image64, prompt="x")
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"content-type": "text/plain"}, "content_type_unsupported"),
+        ({"content-type": ""}, "content_type_unsupported"),
+        ({"content-type": "application/json", "content-encoding": "gzip"}, "encoding_unsupported"),
+    ],
+)
+def test_other_bodies_are_refused(client: Any, headers: dict[str, str], code: str) -> None:
+    response = client.post("/segment", content=b"{}", headers=headers)
+    assert refusal(response) == (415, code, None)
+
+
+def test_control_characters_do_not_reach_the_engine(client: Any, engine: Any, image64: str) -> None:
+    answer(client, image=image64, prompt="the\u0000red\u001b[31m\r\n{0} %s e\u0301")
+    assert "of the red [31m {0} %s \u00e9 in" in engine.requests[0].instruction
+
+
+def test_one_line_is_logged_without_prompt_and_image(
+    client: Any, image64: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "simpleseg_server"):
+        answer(client, image=image64, prompt="canary-phrase")
+    lines = [r.getMessage() for r in caplog.records if r.name == "simpleseg_server"]
+    (line,) = lines
+    for word in ("request_id=req_", "route=/segment", "status=200", "generate_ms=", "outcome=ok"):
+        assert word in line
+    assert "canary" not in line
+    assert image64[:20] not in line
+
+
+def test_errors_never_repeat_the_input(client: Any, image64: str) -> None:
+    bodies: list[dict[str, Any]] = [
+        {"image": "canary-4711!", "prompt": "x"},
+        {"image": image64, "prompt": "x", "task": "canary-4711"},
+        {"image": image64, "prompt": {"point": ["canary-4711", 0]}},
+        {"image": {"url": "http://canary-4711/"}, "prompt": "x"},
+        {"image": image64, "prompt": "x", "seed": "canary-4711"},
+    ]
+    for body in bodies:
+        response = post(client, **body)
+        assert response.status_code >= 400
+        assert "4711" not in response.text
