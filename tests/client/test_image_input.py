@@ -35,7 +35,14 @@ def test_arrays_and_pictures_are_sent_as_png() -> None:
         assert picture.format == "PNG"
         assert np.array_equal(np.asarray(picture), PIXELS)
     grey = _decoded(sent_image(PIXELS[..., 0]))
-    assert np.array_equal(np.asarray(grey)[..., 1], PIXELS[..., 0])
+    assert np.array_equal(np.asarray(grey), PIXELS[..., 0])
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK", "F", "HSV"])
+def test_any_mode_can_be_sent_and_transparency_is_kept(mode: str) -> None:
+    sent = _decoded(sent_image(Image.new(mode, (3, 2))))
+    assert sent.size == (3, 2)
+    assert sent.has_transparency_data == (mode in ("LA", "RGBA"))
 
 
 def test_a_url_is_sent_as_a_url() -> None:

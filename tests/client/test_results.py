@@ -73,6 +73,11 @@ def test_overlay_keeps_the_image_that_it_is_given() -> None:
     assert image.getcolors() == [(600 * 600, GREY)]
 
 
+def test_transparency_is_drawn_as_white() -> None:
+    image = Image.new("RGBA", (600, 600), (0, 0, 0, 0))
+    assert segmentation(CENTRE).overlay(image).getpixel((590, 590)) == (255, 255, 255)
+
+
 def test_overlay_without_an_image_says_what_to_do() -> None:
     with pytest.raises(ValueError, match="overlay\\(image="):
         segmentation(open_image=None).overlay()

@@ -271,11 +271,11 @@ def _application(
     draft: bool = True,
 ) -> "FastAPI":
     """The server as an ASGI application with the embedded engine, not yet started."""
+    checkpoint = _checkpoint(model)  # first, since importing the engine takes seconds
     with _extra("server"):
-        from simpleseg_server.engines.transformers import TransformersEngine
-
         from simpleseg_server.app import create_app
-    engine = TransformersEngine(_checkpoint(model), max_batch=max_batch, draft=draft)
+        from simpleseg_server.engines.transformers import TransformersEngine
+    engine = TransformersEngine(checkpoint, max_batch=max_batch, draft=draft)
     return create_app(settings, engine, on_engine_failure=on_failure)
 
 
@@ -302,6 +302,9 @@ async def _connection(url: str | None, model: str | None) -> AsyncIterator[Async
         async with AsyncSimpleSeg(url) as client:
             yield client
         return
+    with _extra("server"):
+        from transformers.utils.logging import disable_progress_bar
+    disable_progress_bar()
     failed = asyncio.Event()
     application = _application(_settings(), model, failed.set)
     async with application.router.lifespan_context(application):

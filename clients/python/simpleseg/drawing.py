@@ -30,13 +30,23 @@ _LONGEST_LABEL = 200  # characters; more never fit
 def enlarged(image: Image.Image, min_side_px: int) -> Image.Image:
     """``image`` as RGB, enlarged by a whole factor where its shorter side is under ``min_side_px``.
 
+    Transparent pixels become white, as they do for the model.
+
     >>> enlarged(Image.new("L", (100, 50)), 120).size
     (300, 150)
     """
     factor = max(1, -(-min_side_px // min(image.size)))
     size = (image.width * factor, image.height * factor)
-    rgb = image.convert("RGB")
+    rgb = _opaque(image)
     return rgb if factor == 1 else rgb.resize(size, Image.Resampling.BICUBIC)
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, layer).convert("RGB")
 
 
 def _samples_per_side(size: ImageSize) -> int:

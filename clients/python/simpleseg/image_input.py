@@ -15,6 +15,8 @@ from simpleseg.errors import InvalidInputError
 ImageInput = str | Path | bytes | Image.Image | NDArray[np.uint8]
 """A path, an http(s) URL, a file's bytes, a PIL image, or an RGB or grey uint8 array."""
 
+_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+
 
 @dataclass(frozen=True)
 class SentImage:
@@ -63,7 +65,8 @@ def _from_file(content: bytes) -> SentImage:
 
 def _from_picture(picture: Image.Image) -> SentImage:
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, format="PNG", compress_level=1)
+    storable = picture if picture.mode in _PNG_MODES else picture.convert("RGB")
+    storable.save(buffer, format="PNG", compress_level=1)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
     return SentImage(base64=encoded, open_image=picture.copy)
 
