@@ -13,8 +13,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from simpleseg_polygon.automaton import ALPHABET
-
 Vertex = tuple[float, float]
 """x and y in thousandths, as the text writes them."""
 
@@ -27,6 +25,8 @@ _START = b"[[[0."
 _BETWEEN_NUMBERS = b", 0."
 _BETWEEN_ITEMS = b"], [0."
 _BETWEEN_PARTS = b"]], [[0."
+_SAMPLE = b"[[[0.000, 0.000], [0.000, 0.000]], [[0.000, 0.000]]]. [[0.0, 0.00]]. []."
+_DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _ITEM = re.compile(rb"\[([01]\.\d+(?:, [01]\.\d+)+)\]")
 _DIGITS = re.compile(rb"0\.(\d{0,3})$")
 
@@ -82,9 +82,9 @@ class Drafter:
     nearly settle the third. ``digits`` is how many are guessed in each number: 0 drafts structure
     only, 3 goes on to the next number.
 
-    >>> vocabulary = dict(enumerate([b"[[", b"[", b"0", b".", b",", b" ", b"],", b"]", b" [", b"1"]))
+    >>> vocabulary = dict(enumerate([b"[[", b"[", b"0", b".", b",", b" ", b"],", b"1"]))
     >>> drafter = Drafter(vocabulary, digits=0)
-    >>> [vocabulary[token] for token in drafter.draft([0, 1, 2, 3, 9, 9, 9])]
+    >>> [vocabulary[token] for token in drafter.draft([0, 1, 2, 3, 7, 7, 7])]
     [b',', b' ', b'0', b'.']
     """
 
@@ -97,7 +97,7 @@ class Drafter:
         digits: int = 3,
         predict: Predictor = turn_again,
     ) -> None:
-        self._text = {t: b for t, b in vocabulary.items() if b and not b.translate(None, ALPHABET)}
+        self._text = {t: b for t, b in vocabulary.items() if _occurs(b)}
         self._token = {text: token for token, text in reversed(self._text.items())}
         self._longest = max(map(len, self._token))
         self._max_draft = max_draft
@@ -180,7 +180,7 @@ class Drafter:
 
     def _nearest(self, expected: float, known: bytes, axis: int) -> int:
         """The number of thousandths nearest to the expected one that begins with known digits."""
-        width = 10 ** (3 - len(known))
+        width = (1000, 100, 10)[len(known)]
         first = int(known or b"0") * width
         last = first + width - 1
         if self._grid_xy is not None:
@@ -191,6 +191,11 @@ class Drafter:
                 around = grid[max(at - 1, low) : min(at + 1, high)]
                 return min(around, key=lambda value: abs(value - expected))
         return min(max(round(expected), first), last)
+
+
+def _occurs(text: bytes) -> bool:
+    """Whether a token's text can be part of an answer."""
+    return bool(text) and text.translate(_DIGITS_TO_ZERO) in _SAMPLE
 
 
 def _grid(pixels: int) -> list[int]:
@@ -205,8 +210,8 @@ def _thousandths(digits: bytes) -> int:
 def _read(text: bytes) -> _Pen | None:
     """Where a text of the language stands; None where nothing is known to follow."""
     part = text[max(text.rfind(b"[["), 0) :]
-    items = [_numbers(match) for match in _ITEM.findall(part)]
-    vertices = [(item[0], item[1]) for item in items]
+    items = [_numbers(match) for match in _ITEM.findall(part)[-3:]]
+    vertices: list[Vertex] = [(item[0], item[1]) for item in items]
     opening, closing = text.rfind(b"["), text.rfind(b"]")
     item = _numbers(text[opening + 1 :].rpartition(b",")[0]) if opening > closing else []
     under_way = _DIGITS.search(text)
