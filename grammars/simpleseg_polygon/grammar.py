@@ -3,9 +3,9 @@
 ``ebnf`` is for vLLM (xgrammar), ``regex`` for outlines_core, ``TokenTable`` for the embedded
 engine. All allow ``[]`` for an absent object and an optional final dot, and no wrapper sentence.
 
-``ebnf`` and ``regex`` always state the same language. Given a bound on the items, and ``max_tokens``
-of at least ``max_tokens_for`` it, the table accepts exactly that language for boxes, for points, and
-for regions with ``min_points=1`` (the flat language) or ``max_parts=1``. A counted repeat has one
+``ebnf`` and ``regex`` always state the same language. Given a bound on the items, and at least
+``max_tokens_for`` it, the table accepts exactly that language for boxes, for points, and for
+regions with ``min_points=1`` (the flat language) or ``max_parts=1``. A counted repeat has one
 counter; so for regions of several parts with ``min_points`` above 1 the first two ask
 ``min_points`` of the whole region only, the table of every part: it accepts a subset. With fewer
 tokens, the table counts the tokens really used, the others the worst case.
