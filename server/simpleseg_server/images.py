@@ -21,6 +21,7 @@ import io
 import math
 import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,8 @@ _TURNS = {
 _SWAPS_SIDES = frozenset({5, 6, 7, 8})
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.=+-]+)*?)(;base64)?", re.ASCII)
 _MAX_DATA_URL_HEAD = 256
+_BASE64_SLICE = 2**18
+"""Characters, a multiple of four."""
 _PLAIN_MODES = frozenset({"1", "L", "P", "RGB", "CMYK", "YCbCr"})
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 
@@ -265,11 +268,23 @@ def decode_base64(text: str, settings: Settings, param: str) -> bytes:
     if len(text) > (settings.max_image_bytes + 2) // 3 * 4:
         raise too_large(settings, param)
     try:
-        return binascii.a2b_base64(text, strict_mode=True)
+        return b"".join(_decode_slices(text))
     except ValueError:
         raise ApiError(
             400, "image_base64_invalid", "the image is not valid base64", param=param
         ) from None
+
+
+def _decode_slices(text: str) -> Iterator[bytes]:
+    """Decode slice by slice: one call on a large text would hold the interpreter for 100s of ms.
+
+    Raises ValueError, also for padding before the end.
+    """
+    for start in range(0, max(len(text), 1), _BASE64_SLICE):
+        data = binascii.a2b_base64(text[start : start + _BASE64_SLICE], strict_mode=True)
+        if start + _BASE64_SLICE < len(text) and len(data) != _BASE64_SLICE // 4 * 3:
+            raise ValueError("padding before the end")
+        yield data
 
 
 def decode_data_url(url: str, settings: Settings, param: str) -> tuple[bytes, str | None]:

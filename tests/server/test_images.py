@@ -264,6 +264,16 @@ def test_base64_is_strict(text: str) -> None:
     assert (caught.value.status, caught.value.code) == (400, "image_base64_invalid")
 
 
+def test_large_base64_is_decoded_whole_and_padding_inside_is_refused() -> None:
+    data = np.random.default_rng(0).bytes(1_000_000)
+    text = base64.b64encode(data).decode()
+    assert decode_base64(text, SETTINGS, "image") == data
+    for length in (2**18 - 4, 2**18):
+        early = text[: length - 4] + "QQ==" + text[length:]
+        with pytest.raises(ApiError):
+            decode_base64(early, SETTINGS, "image")
+
+
 def test_base64_size_is_checked_before_decoding() -> None:
     with pytest.raises(ApiError) as caught:
         decode_base64("=" * 20, Settings(max_image_bytes=9), "image")
