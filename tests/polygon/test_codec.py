@@ -291,8 +291,10 @@ def test_the_limit_holds_for_all_parts_together() -> None:
     half = tuple(Point(i % 1001 / 1000, i // 1001 / 1000) for i in range(scanner.MAX_LISTS // 2))
     parsed = parse_region(format_region(Region((half, half[1:], half))))
     assert [len(part) for part in parsed.value.parts[:2]] == [len(half), len(half) - 1]
-    assert parsed.value.vertex_count <= scanner.MAX_LISTS
+    assert parsed.value.vertex_count == scanner.MAX_LISTS - 1  # one vertex is no part
     assert parsed.status == "truncated"
+    with_more_behind = parse_region(format_region(Region((half, half[1:], half, half))))
+    assert with_more_behind == parsed
 
 
 @pytest.mark.parametrize(("target", "item"), [("point", "[0.1, 0.2]"), ("box", "[0, 0, 1, 1]")])

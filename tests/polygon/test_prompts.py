@@ -122,6 +122,13 @@ def test_other_sentences_are_not_recognised(text: str) -> None:
     assert match_instruction(text) is None
 
 
+def test_white_space_around_the_phrase_is_ignored() -> None:
+    assert match_instruction("Locate the polygon of \t the left dog .") == (
+        "region",
+        "the left dog",
+    )
+
+
 def test_phrases_are_taken_literally() -> None:
     for words in ("{0}", "{}", "%s%n", "<script>", "a\nb", "in the image.", "é\ud800"):
         for target in TARGETS:
