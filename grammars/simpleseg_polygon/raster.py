@@ -8,7 +8,9 @@ with the area.
 The rules, in this order:
 
 1. Vertices with a NaN or infinite coordinate are dropped; the others are clamped to [0, 1].
-2. Of all vertices, in reading order, the first ``max_vertices`` are used.
+2. Vertices are used in reading order until the path through them has passed
+   ``MAX_COLUMNS_PASSED`` pixel columns, back and forth, in total; the rest is dropped. Outlines of
+   real objects stay far below it, and no list of vertices can hold a server up.
 3. A ring with fewer than three vertices left covers nothing.
 4. Vertices are moved to a grid of ``2**-20 / 1000`` pixel. Coordinates of at most three decimals
    and pixel corners thereby become exact, and float64 decides every pixel exactly for them in
@@ -37,7 +39,7 @@ from simpleseg_polygon.rle import (
 )
 
 __all__ = [
-    "MAX_VERTICES",
+    "MAX_COLUMNS_PASSED",
     "Rle",
     "mask_to_png",
     "mask_to_rle",
@@ -48,8 +50,8 @@ __all__ = [
     "rle_to_mask",
 ]
 
-MAX_VERTICES = 16_384
-"""Vertices of a region that are rasterised unless the caller says otherwise; bounds the time."""
+MAX_COLUMNS_PASSED = 1 << 22
+"""Limit on a region's work; 512 outlines across an image 4,096 pixels wide, there and back."""
 
 _UNITS_PER_PIXEL = 1000  # three decimals times any whole image side is a whole number of these
 _HALF_PIXEL = 500
@@ -60,7 +62,7 @@ _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]
 
 
-def region_to_rle(region: Region, size: ImageSize, *, max_vertices: int = MAX_VERTICES) -> Rle:
+def region_to_rle(region: Region, size: ImageSize) -> Rle:
     """COCO RLE of a region in an image of ``size`` (height, width) pixels.
 
     >>> from simpleseg_polygon.geometry import Point
@@ -68,29 +70,27 @@ def region_to_rle(region: Region, size: ImageSize, *, max_vertices: int = MAX_VE
     >>> region_to_rle(Region((ring,)), ImageSize(2, 4)).to_coco()
     {'size': [2, 4], 'counts': '044'}
     """
-    return runs_to_rle(region_to_runs(region, size, max_vertices=max_vertices), size)
+    return runs_to_rle(region_to_runs(region, size), size)
 
 
-def region_to_mask(
-    region: Region, size: ImageSize, *, max_vertices: int = MAX_VERTICES
-) -> NDArray[np.bool_]:
+def region_to_mask(region: Region, size: ImageSize) -> NDArray[np.bool_]:
     """Dense mask of a region: bool of shape (height, width)."""
-    return runs_to_mask(region_to_runs(region, size, max_vertices=max_vertices), size)
+    return runs_to_mask(region_to_runs(region, size), size)
 
 
-def region_area_px(region: Region, size: ImageSize, *, max_vertices: int = MAX_VERTICES) -> int:
+def region_area_px(region: Region, size: ImageSize) -> int:
     """Number of pixels that a region covers."""
-    return runs_area(region_to_runs(region, size, max_vertices=max_vertices))
+    return runs_area(region_to_runs(region, size))
 
 
-def region_to_runs(region: Region, size: ImageSize, *, max_vertices: int = MAX_VERTICES) -> Runs:
+def region_to_runs(region: Region, size: ImageSize) -> Runs:
     """The covered pixel ranges of a region; total for any coordinates, see the module's rules.
 
     Raises ValueError if a side of ``size`` is not positive.
     """
     if size.height < 1 or size.width < 1:
         raise ValueError("image sides must be positive")
-    xy_norm, lengths = _usable_vertices(region, max_vertices)
+    xy_norm, lengths = _usable_vertices(region, size.width)
     if len(lengths) == 0:
         return np.empty(0, np.int64)
     scale = np.array([size.width, size.height], np.float64) * _UNITS_PER_PIXEL
@@ -101,17 +101,20 @@ def region_to_runs(region: Region, size: ImageSize, *, max_vertices: int = MAX_V
     return union_runs(starts, ends)
 
 
-def _usable_vertices(region: Region, max_vertices: int) -> tuple[_Floats, _Ints]:
+def _usable_vertices(region: Region, width: int) -> tuple[_Floats, _Ints]:
     """Rules 1 to 3: clamped vertices (n, 2) of all usable rings, and the rings' lengths."""
     given = np.array([len(ring) for ring in region.parts], np.int64)
     flat = chain.from_iterable(chain.from_iterable(region.parts))
     xy = np.fromiter(flat, np.float64, 2 * int(given.sum())).reshape(-1, 2)
     ring_of = np.repeat(np.arange(len(given)), given)
     finite = np.isfinite(xy).all(axis=1)
-    xy, ring_of = xy[finite][:max_vertices], ring_of[finite][:max_vertices]
+    xy, ring_of = np.clip(xy[finite], 0.0, 1.0), ring_of[finite]
+    passed = np.cumsum(np.abs(xy[1:, 0] - xy[:-1, 0])) * width
+    used = 1 + int(np.searchsorted(passed, MAX_COLUMNS_PASSED, side="right"))
+    xy, ring_of = xy[:used], ring_of[:used]
     lengths = np.bincount(ring_of, minlength=len(given))
     usable = lengths >= 3
-    return np.clip(xy[usable[ring_of]], 0.0, 1.0), lengths[usable]
+    return xy[usable[ring_of]], lengths[usable]
 
 
 class _Edges:

@@ -49,7 +49,7 @@ class Rle:
         if isinstance(counts, bytes):
             counts = counts.decode("latin-1")
         if not isinstance(counts, str):
-            counts = _compress(np.asarray(counts, np.int64))
+            counts = _compress(_checked_counts(counts))
         rle = Rle(size, counts)
         rle_to_runs(rle)
         return rle
@@ -206,6 +206,12 @@ def _decompress(text: str) -> NDArray[np.int64]:
     counts[1::2] = np.cumsum(counts[1::2])
     counts[2::2] = np.cumsum(counts[2::2])
     return counts
+
+
+def _checked_counts(counts: Sequence[int]) -> NDArray[np.int64]:
+    if not counts or not all(isinstance(n, int) and 0 <= n < 2**59 for n in counts):
+        raise ValueError("uncompressed RLE counts must be a list of whole numbers, none negative")
+    return np.array(counts, np.int64)
 
 
 def _checked_size(size_hw: Sequence[int]) -> ImageSize:

@@ -2,6 +2,8 @@
 
 import io
 import math
+import time
+import tracemalloc
 from math import isfinite as finite
 
 import numpy as np
@@ -219,22 +221,27 @@ def test_what_has_no_area_covers_nothing(region: Region) -> None:
     assert region_to_rle(region, ImageSize(3, 5)).to_coco() == {"size": [3, 5], "counts": "?"}
 
 
-def test_only_the_first_max_vertices_count() -> None:
+def test_vertices_after_the_limit_on_columns_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     square = [(0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0)]
-    other = [(0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0)]
+    other = [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)]
     region, size = region_of(square, other), ImageSize(4, 4)
-    assert region_area_px(region, size) == 16
-    assert region_area_px(region, size, max_vertices=6) == 8
-    assert region_area_px(region, size, max_vertices=2) == 0
+    for limit, area in [(12, 16), (11, 13), (7, 8), (4, 8), (3, 4), (1, 0)]:
+        monkeypatch.setattr(raster, "MAX_COLUMNS_PASSED", limit)
+        assert region_area_px(region, size) == area, limit
 
 
-def test_a_hostile_ring_takes_bounded_memory() -> None:
+def test_a_hostile_ring_takes_bounded_memory_and_time() -> None:
     rng = np.random.default_rng(9)
-    vertices = [(float(x), float(y)) for x, y in rng.random((20_000, 2))]
-    region = region_of(vertices)
-    capped = region_of(vertices[: raster.MAX_VERTICES])
-    size = ImageSize(300, 300)
-    assert np.array_equal(region_to_runs(region, size), region_to_runs(capped, size))
+    region = region_of([(float(x), float(y)) for x, y in rng.random((20_000, 2))])
+    tracemalloc.start()
+    started = time.perf_counter()
+    runs = region_to_runs(region, ImageSize(8192, 8192))
+    seconds = time.perf_counter() - started
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(runs) > 0
+    assert peak < 300e6
+    assert seconds < 20  # without the limit 55 million crossings
 
 
 @pytest.mark.parametrize("size", [ImageSize(0, 4), ImageSize(4, 0), ImageSize(-1, 4)])
