@@ -118,7 +118,7 @@ def main() -> None:
     OUTPUT.mkdir(exist_ok=True)
     samples = load_samples(IMAGES)
     started = time.monotonic()
-    with running_server(OUTPUT / "server.log") as url, SimpleSeg(url) as client:
+    with running_server(OUTPUT / "server.log") as url, SimpleSeg(url, timeout=300) as client:
         print(f"server ready at {url} after {time.monotonic() - started:.1f} s\n")
         print(LAYOUT.format(*HEADER))
         for number, sample in enumerate(samples):
