@@ -1,19 +1,13 @@
 """Number spans and number-level soft targets."""
 
 import numpy as np
-import pytest
 import torch
 from tokenizers import Tokenizer
 
 from simpleseg_training import numbers
 from simpleseg_training.examples import tokenizer_corpus
 from simpleseg_training.numbers import FIRST, INTEGER, SECOND, TERMINATOR, THIRD, NumberSpans
-from simpleseg_training.tokenizer import cut_tokenizer, qwen_tokenizer_file
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return cut_tokenizer(qwen_tokenizer_file(), tokenizer_corpus())
+from simpleseg_training.tokenizer import qwen_tokenizer_file
 
 
 def test_spans_of_numbers_of_every_length(tokenizer: Tokenizer) -> None:

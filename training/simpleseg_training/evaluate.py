@@ -116,7 +116,7 @@ def metrics_of(judged: Sequence[Judged]) -> dict[str, float]:
     if passes:
         metrics["tokens_per_step"] = tokens / passes
         metrics["steps_per_token"] = passes / tokens
-    for name, baseline in _BASELINES.items():
+    for name, baseline in _BASELINES.items() if present else ():
         metrics[f"baseline_{name}"] = giou(
             [iou(_box_mask(baseline(one.case), one.case), one.case.mask_hw) for one in present]
         )

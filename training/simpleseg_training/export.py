@@ -33,13 +33,22 @@ def write_checkpoint(
     """
     directory.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
-    model.config.dtype = dtype
     generation = model.generation_config
     generation.eos_token_id = token_id(tokenizer, END_OF_TURN)
     generation.pad_token_id = token_id(tokenizer, END_OF_TEXT)
     model.save_pretrained(directory, state_dict=weights)
+    _name_dtype(directory / "config.json", dtype)
+    for file in directory.iterdir():
+        file.chmod(0o644)  # safetensors writes files that only their owner may read
     fast_tokenizer(tokenizer).save_pretrained(directory)
     _write_image_configs(directory, image_px)
+
+
+def _name_dtype(config_file: Path, dtype: torch.dtype) -> None:
+    """Say which dtype the weights are stored in: transformers names the one they had in memory."""
+    config = json.loads(config_file.read_text())
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    config_file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def fast_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
@@ -48,6 +57,7 @@ def fast_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         eos_token=END_OF_TURN,
         pad_token=END_OF_TEXT,
+        model_max_length=8192,
         additional_special_tokens=list(CONTROL_TOKENS[1:]),
     )
     fast.chat_template = CHAT_TEMPLATE

@@ -46,9 +46,7 @@ class ModelSize:
 
 def config_for(size: ModelSize, tokenizer: Tokenizer) -> Qwen3VLConfig:
     """The transformers configuration of a model of this size for this tokenizer."""
-    ids = {
-        name: token_id(tokenizer, name) for name in (END_OF_TEXT, END_OF_TURN, IMAGE_PAD, token_id)
-    }
+    ids = {name: token_id(tokenizer, name) for name in (END_OF_TEXT, END_OF_TURN, IMAGE_PAD)}
     vocabulary = -(-tokenizer.get_vocab_size() // 64) * 64
     text = {
         "vocab_size": vocabulary,
