@@ -222,6 +222,8 @@ def _read(text: bytes) -> _Pen | None:
     due = _due(text)
     if due is None:
         return None
+    if due in (b".0", b"0"):  # the rest of 1.0
+        return _Pen(vertices, [*item, 1000], None, due)
     return _Pen([] if text.endswith((b"]],", b"]], ", b"]], [")) else vertices, item, b"", due)
 
 
@@ -233,6 +235,12 @@ def _due(text: bytes) -> bytes | None:
     """The rest of the separator that the text ends within."""
     if text.endswith((b"[0", b" 0")):
         return b"."
+    if text.endswith((b"[1", b" 1")):
+        return b".0"
+    if text.endswith((b"[1.", b" 1.")):
+        return b"0"
+    if text.endswith(b"[]"):
+        return None
     for separator in (_BETWEEN_PARTS, _BETWEEN_ITEMS, _BETWEEN_NUMBERS):
         for length in range(len(separator) - 2, 0, -1):
             if text.endswith(separator[:length]):
