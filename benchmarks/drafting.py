@@ -186,17 +186,12 @@ def main() -> None:
                     rate = count.accepted / count.drafted
                     print(f"  {name:18} {count.tokens_per_pass:5.2f} a pass, {rate:4.0%} accepted")
     if options.json:
-        print(
-            json.dumps(
-                {
-                    "tokens_per_pass": {k: round(c.tokens_per_pass, 3) for k, c in counts.items()},
-                    "steps_per_token": {
-                        k: round(c.passes / c.tokens, 4) for k, c in counts.items()
-                    },
-                    "acceptance": {k: round(c.accepted / c.drafted, 3) for k, c in counts.items()},
-                }
-            )
-        )
+        figures = {
+            "tokens_per_pass": {k: round(c.tokens_per_pass, 3) for k, c in counts.items()},
+            "steps_per_token": {k: round(c.passes / c.tokens, 4) for k, c in counts.items()},
+            "acceptance": {k: round(c.accepted / c.drafted, 3) for k, c in counts.items()},
+        }
+        print(json.dumps(figures))
 
 
 if __name__ == "__main__":
