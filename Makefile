@@ -40,11 +40,9 @@ $(BIN)/python:
 # A stamp is older than pyproject.toml exactly when the dependencies may have changed. The install
 # is editable, so that sources need no reinstall.
 $(VENV)/.installed-server: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet $(TORCH) --editable '.[server]'
 	@touch $@
 
 $(VENV)/.installed-all: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet $(TORCH) --editable '.[server,training,test]'
 	@touch $@ $(VENV)/.installed-server
