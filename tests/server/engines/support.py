@@ -1,0 +1,109 @@
+"""What the engine tests share: requests, and ways to ask them."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from simpleseg_polygon.prompts import Target, instruction
+from simpleseg_server.engines.base import Delta, Engine, GenerationRequest, TokenLogprob, Usage
+from simpleseg_server.engines.decoding import Decoder
+from simpleseg_server.engines.transformers import TransformersEngine
+
+StartEngine = Callable[..., TransformersEngine]
+
+IMAGES = [
+    np.random.default_rng(seed).integers(0, 256, (90, 140, 3), dtype=np.uint8) for seed in range(3)
+]
+
+
+def ask(number: int, target: Target = "region", **options: Any) -> GenerationRequest:
+    image = number % len(IMAGES)
+    settings = {"max_tokens": 320, "max_points": 6} | options
+    return GenerationRequest(
+        request_id=f"{target} {number}",
+        image_hw3=IMAGES[image],
+        image_key=f"image {image}",
+        instruction=instruction(target, f"the thing {number}"),
+        target=target,
+        **settings,
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    text: str
+    tokens: tuple[TokenLogprob, ...]
+    finish_reason: str
+    usage: Usage
+
+
+async def answer(engine: Engine, request: GenerationRequest) -> Outcome:
+    deltas = [delta async for delta in engine.generate(request)]
+    last = deltas[-1]
+    assert last.finish_reason is not None
+    assert last.usage is not None
+    assert all(delta.finish_reason is None for delta in deltas[:-1])
+    tokens = tuple(token for delta in deltas for token in delta.tokens)
+    return Outcome("".join(d.text for d in deltas), tokens, last.finish_reason, last.usage)
+
+
+def answers(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Outcome]:
+    """One after the other."""
+
+    async def run() -> list[Outcome]:
+        return [await answer(engine, request) for request in requests]
+
+    return asyncio.run(run())
+
+
+def same(first: Sequence[Outcome], second: Sequence[Outcome]) -> None:
+    for one, other in zip(first, second, strict=True):
+        assert one.text == other.text
+        assert [t.text for t in one.tokens] == [t.text for t in other.tokens]
+        assert [t.logprob for t in one.tokens] == pytest.approx(
+            [t.logprob for t in other.tokens], abs=1e-4
+        )
+        assert one.finish_reason == other.finish_reason
+        assert one.usage.completion_tokens == other.usage.completion_tokens
+
+
+def decoder_of(engine: TransformersEngine) -> Decoder:
+    assert engine._decoder is not None
+    return engine._decoder
+
+
+def stream(engine: Engine, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+    """``engine.generate`` as the generator that it is, which can be closed."""
+    return cast("AsyncGenerator[Delta, None]", engine.generate(request))
+
+
+def count_calls(owner: object, name: str) -> list[int]:
+    """An element for every call of the method from now on."""
+    calls: list[int] = []
+    original = getattr(owner, name)
+
+    def call(*args: Any) -> Any:
+        calls.append(1)
+        return original(*args)
+
+    setattr(owner, name, call)
+    return calls
+
+
+def fail_once(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str, error: BaseException
+) -> None:
+    original = getattr(owner, name)
+    failed: list[bool] = []
+
+    def call(*args: Any) -> Any:
+        if not failed:
+            failed.append(True)
+            raise error
+        return original(*args)
+
+    monkeypatch.setattr(owner, name, call)
