@@ -135,7 +135,8 @@ class Drafter:
             return _START[len(text) :]
         is_bare = head[:1] == b"[" and head[1:2] in (b"0", b"1")
         if text.endswith(b"]" if is_bare else b"]]"):
-            return b"]." if head.startswith(b"[[[") else b"."
+            is_open = head.startswith(b"[[[") and not text.endswith(b"]]]")
+            return b"]." if is_open else b"."
         pen = _read(text)
         return b"" if pen is None else self._write(pen, _numbers_per_item(head, text), is_bare)
 
@@ -241,6 +242,8 @@ def _due(text: bytes) -> bytes | None:
         return b"0"
     if text.endswith(b"[]"):
         return None
+    if text.endswith(b"]") and not text.endswith(b"]]"):
+        return _BETWEEN_ITEMS[1:]
     for separator in (_BETWEEN_PARTS, _BETWEEN_ITEMS, _BETWEEN_NUMBERS):
         for length in range(len(separator) - 2, 0, -1):
             if text.endswith(separator[:length]):
