@@ -44,7 +44,8 @@ def turn_again(vertices: Sequence[Vertex]) -> Vertex:
     """The last step turned once more by the last turn, nine tenths as long as the shorter of the
     last two steps; the vertex before where there are fewer than three.
 
-    The best of the rules compared on contours of 480-pixel masks (``benchmarks/drafting.py``).
+    Better than ``last_vertex`` on outlines of 480-pixel masks, worse on those of 128-pixel masks
+    simplified so little that pixel stairs remain (``benchmarks/drafting.py`` compares the two).
 
     >>> turn_again([(100, 100), (200, 100), (200, 200)])
     (110.0, 200.0)
