@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-from simpleseg_polygon.metrics import iou
 
 from simpleseg import Segmentation, SimpleSeg
+from simpleseg_polygon.metrics import iou
 from simpleseg_polygon.raster import Rle, rle_to_mask
 
 ROOT = Path(__file__).parents[1]

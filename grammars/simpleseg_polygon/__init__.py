@@ -1,1 +1,1 @@
-"""The polygon language: what a SimpleSeg model is asked, what it answers, and what the answer means."""
+"""The polygon language: what a SimpleSeg model is asked, what it answers, and what that means."""

@@ -98,7 +98,7 @@ class EngineDeadError(EngineError):
 
 
 class Engine(Protocol):
-    """Turns requests into answers; every method is called from the event loop and must not block it.
+    """Turns requests into answers; its methods are called from the event loop and must not block.
 
     Closing the iterator of ``generate`` cancels the request and frees its slot within one step.
     """
