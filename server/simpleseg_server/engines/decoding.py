@@ -117,12 +117,10 @@ class Decoder:
             if target != "text"
         }
         candidates = np.unique(np.concatenate([g.tokens for g in self._grammars.values()]))
+        # A model of one image size writes coordinates that are pixels of that size.
+        drafter = Drafter(vocabulary, max_draft, grid_hw=checkpoint.input_hw) if draft else None
         self._rules = AnswerRules(
-            vocabulary,
-            candidates,
-            checkpoint.stop_token_ids,
-            Drafter(vocabulary, max_draft) if draft else None,
-            max_draft,
+            vocabulary, candidates, checkpoint.stop_token_ids, drafter, max_draft
         )
         self._output = checkpoint.model.get_output_embeddings()
         self._candidate_output = _OutputRows(self._output, candidates)

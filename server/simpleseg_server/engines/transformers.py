@@ -85,17 +85,19 @@ class TransformersEngine:
         checkpoint = self._decoder.checkpoint
         self._capabilities = Capabilities(
             engine="transformers",
-            model=Path(self._model_path).name
-            if Path(self._model_path).exists()
-            else str(self._model_path),
+            model=_name(self._model_path),
             targets=TARGETS,
             max_tokens=min(self._max_tokens, checkpoint.max_positions),
             max_concurrency=self._max_batch,
             max_pixels=checkpoint.max_pixels,
             input_hw=checkpoint.input_hw,
         )
-        async for _ in self.generate(_warm_up_request(checkpoint)):
-            pass
+        try:
+            async for _ in self.generate(_warm_up_request(checkpoint)):
+                pass
+        except EngineError:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Stop after the step under way; running requests get EngineDeadError. Idempotent."""
@@ -165,6 +167,12 @@ class TransformersEngine:
             grammar_kind=self._grammar,
             image_cache_size=self._image_cache_size,
         )
+
+
+def _name(model_path: str | Path) -> str:
+    """The folder's name, so that clients see no path of the machine; a hub id as it is."""
+    path = Path(model_path)
+    return path.resolve().name if path.exists() else str(model_path)
 
 
 def _call_soon(
