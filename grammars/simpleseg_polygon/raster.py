@@ -8,7 +8,7 @@ with the area.
 The rules, in this order:
 
 1. Vertices with a NaN or infinite coordinate are dropped; the others are clamped to [0, 1].
-2. Vertices are used in reading order until the path through them has passed
+2. Vertices are used in reading order until the paths through the rings' vertices have passed
    ``MAX_COLUMNS_PASSED`` pixel columns, back and forth, in total; the rest is dropped. Outlines of
    real objects stay far below it, and no list of vertices can hold a server up.
 3. A ring with fewer than three vertices left covers nothing.
@@ -97,7 +97,10 @@ def region_to_runs(region: Region, size: ImageSize) -> Runs:
     xy = np.rint(xy_norm * scale * _SNAPS_PER_UNIT) / _SNAPS_PER_UNIT
     edges = _Edges(xy, lengths)
     blocks = [edges.covered(first, last, size.height) for first, last in edges.column_blocks()]
-    starts, ends = (np.concatenate(side) for side in zip(*blocks, strict=True))
+    if edges.ring_count == len(blocks) == 1:
+        return blocks[0]
+    starts = np.concatenate([bounds[::2] for bounds in blocks])
+    ends = np.concatenate([bounds[1::2] for bounds in blocks])
     return union_runs(starts, ends)
 
 
@@ -109,7 +112,8 @@ def _usable_vertices(region: Region, width: int) -> tuple[_Floats, _Ints]:
     ring_of = np.repeat(np.arange(len(given)), given)
     finite = np.isfinite(xy).all(axis=1)
     xy, ring_of = np.clip(xy[finite], 0.0, 1.0), ring_of[finite]
-    passed = np.cumsum(np.abs(xy[1:, 0] - xy[:-1, 0])) * width
+    same_ring = ring_of[1:] == ring_of[:-1]
+    passed = np.cumsum(np.abs(xy[1:, 0] - xy[:-1, 0]) * same_ring) * width
     used = 1 + int(np.searchsorted(passed, MAX_COLUMNS_PASSED, side="right"))
     xy, ring_of = xy[:used], ring_of[:used]
     lengths = np.bincount(ring_of, minlength=len(given))
@@ -152,8 +156,8 @@ class _Edges:
         cuts = np.unique([0, *(np.searchsorted(crossings_up_to, wanted) + 1), stop]).tolist()
         return list(zip(cuts[:-1], cuts[1:], strict=True))
 
-    def covered(self, first: int, stop: int, height: int) -> tuple[_Ints, _Ints]:
-        """Starts and ends of the runs of every ring within columns ``first:stop``."""
+    def covered(self, first: int, stop: int, height: int) -> _Ints:
+        """Starts and ends, in turn, of every ring's runs within the columns ``first:stop``."""
         begin = np.clip(self.first_column, first, stop)
         counts = np.clip(self.stop_column, first, stop) - begin
         # One sortable number per crossing: ring, pixel index, and the direction in the lowest bit.
@@ -167,10 +171,11 @@ class _Edges:
         crossings = key.astype(np.int64)
         crossings.sort(kind="stable")  # merges: along each edge the keys are sorted already
         bounds = _nonzero_winding(crossings)
-        ring_starts = pixels_per_ring * np.arange(self.ring_count)
-        bounds_per_ring = np.diff(np.searchsorted(bounds, ring_starts), append=len(bounds))
-        bounds -= np.repeat(ring_starts, bounds_per_ring)
-        return bounds[::2], bounds[1::2]
+        if self.ring_count > 1:
+            ring_starts = pixels_per_ring * np.arange(self.ring_count)
+            bounds_per_ring = np.diff(np.searchsorted(bounds, ring_starts), append=len(bounds))
+            bounds -= np.repeat(ring_starts, bounds_per_ring)
+        return bounds
 
     def _crossed_rows(self, begin: _Ints, counts: _Ints, step: _Ints) -> _Floats:
         """The first row whose centre is on or below each edge in the columns ``begin + step``.

@@ -181,10 +181,11 @@ def _compress(counts: NDArray[np.int64]) -> str:
     which = np.arange(len(counts))  # counts that are not finished
     for k in range(longest):
         groups = values & 31
-        values = values >> 5
+        values >>= 5
         more = values != -(groups >> 4)
         characters[which, k] = groups + 32 * more + 48
-        which, values = which[more], values[more]
+        longer = np.flatnonzero(more)
+        which, values = which[longer], values[longer]
     return characters.tobytes().translate(None, b"\0").decode("ascii")
 
 

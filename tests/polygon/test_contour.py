@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -42,12 +42,14 @@ def in_pixels(ring: Ring, size: ImageSize) -> list[tuple[float, float]]:
     return [(round(p.x * size.width, 6), round(p.y * size.height, 6)) for p in ring]
 
 
+@settings(max_examples=100, deadline=None)
 @given(masks())
 def test_unsimplified_regions_give_the_hole_filled_mask_back(mask: Mask) -> None:
     size = ImageSize(*mask.shape)
     assert np.array_equal(region_to_mask(region_from_mask(mask), size), hole_filled(mask))
 
 
+@settings(max_examples=100, deadline=None)
 @given(masks())
 def test_rings_are_clockwise_axis_parallel_and_start_at_the_upper_left(mask: Mask) -> None:
     size = ImageSize(*mask.shape)
@@ -64,6 +66,7 @@ def test_rings_are_clockwise_axis_parallel_and_start_at_the_upper_left(mask: Mas
     assert areas == sorted(areas, reverse=True)
 
 
+@settings(max_examples=100, deadline=None)
 @given(masks())
 def test_parts_are_the_4_connected_components(mask: Mask) -> None:
     count, _ = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)

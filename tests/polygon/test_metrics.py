@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pycocotools import mask as coco
@@ -82,6 +82,7 @@ def test_region_overlap_by_hand() -> None:
     assert region_iou(Region(()), left, SIZE) == 0.0
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32))
 def test_iou_is_the_same_on_masks_rles_regions_and_in_pycocotools(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -173,6 +174,7 @@ def test_boundary_f_of_empty_masks() -> None:
     assert boundary_f(EMPTY, square(0, 0, 3)) == boundary_f(square(0, 0, 3), EMPTY) == 0.0
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 6))
 def test_boundary_f_equals_all_pairs_of_boundary_pixels(seed: int, radius_px: int) -> None:
     rng = np.random.default_rng(seed)

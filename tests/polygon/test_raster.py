@@ -1,20 +1,22 @@
 """Region -> runs against tests of every pixel centre that share no code with it."""
 
+import doctest
 import io
 import math
 import time
 import tracemalloc
 from math import isfinite as finite
+from types import ModuleType
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
-from simpleseg_polygon import raster
+from simpleseg_polygon import contour, metrics, raster, rle
 from simpleseg_polygon.geometry import ImageSize, Point, Region
 from simpleseg_polygon.raster import region_area_px, region_to_mask, region_to_rle, region_to_runs
 from simpleseg_polygon.rle import mask_to_png
@@ -138,6 +140,23 @@ def test_large_sides_are_exact_on_the_grid_of_three_decimals(size: ImageSize) ->
         assert np.array_equal(region_to_mask(region, size), expected)
 
 
+@pytest.mark.parametrize("side", [300, 500, 1500])
+def test_outlines_through_pixel_centres_survive_binary_fractions(side: int) -> None:
+    """0.035 * 300 is not 10.5 in float64, yet the centre of column 10 is on that line."""
+    inexact = 0
+    for thousandth in range(1, 1000):
+        if thousandth * side % 1000 != 500:
+            continue
+        near = thousandth / 1000
+        inexact += near * (side * 1000) != thousandth * side
+        right = region_of([(near, 0.0), (1.0, 0.0), (1.0, 1.0), (near, 1.0)])
+        lower = region_of([(0.0, near), (1.0, near), (1.0, 1.0), (0.0, 1.0)])
+        covered = side - thousandth * side // 1000
+        assert region_area_px(right, ImageSize(1, side)) == covered
+        assert region_area_px(lower, ImageSize(side, 1)) == covered
+    assert inexact > 0 or side == 500
+
+
 def star(rng: np.random.Generator, centre: NDArray[np.float64], radius: float) -> Vertices:
     angles = np.sort(rng.random(24)) * 2 * np.pi
     radii = radius * (0.5 + 0.5 * rng.random(24))
@@ -172,6 +191,7 @@ def test_rings_that_share_edges_share_no_pixel_and_leave_none_out() -> None:
         assert (masks == 1).all()
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 60))
 def test_blocks_of_columns_change_nothing(seed: int, crossings_per_block: int) -> None:
     rng = np.random.default_rng(seed)
@@ -183,6 +203,7 @@ def test_blocks_of_columns_change_nothing(seed: int, crossings_per_block: int) -
         assert np.array_equal(region_to_runs(region, size), whole)
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32))
 def test_runs_increase_strictly_and_orientation_and_start_do_not_matter(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -230,6 +251,14 @@ def test_vertices_after_the_limit_on_columns_are_dropped(monkeypatch: pytest.Mon
         assert region_area_px(region, size) == area, limit
 
 
+def test_the_limit_does_not_count_ways_between_parts() -> None:
+    size, rng = ImageSize(4, 8000), np.random.default_rng(10)
+    columns = rng.choice(8000, 3000, replace=False) / 8000
+    pixels = [[(x, 0.0), (x + 1 / 8000, 0.0), (x + 1 / 8000, 0.25), (x, 0.25)] for x in columns]
+    assert np.abs(np.diff(columns)).sum() * 8000 > raster.MAX_COLUMNS_PASSED
+    assert region_area_px(region_of(*pixels), size) == 3000
+
+
 def test_a_hostile_ring_takes_bounded_memory_and_time() -> None:
     rng = np.random.default_rng(9)
     region = region_of([(float(x), float(y)) for x, y in rng.random((20_000, 2))])
@@ -255,3 +284,10 @@ def test_png_is_readable_and_one_bit() -> None:
     image = Image.open(io.BytesIO(mask_to_png(mask)))
     assert image.mode == "1"
     assert np.array_equal(np.array(image), mask)
+
+
+@pytest.mark.parametrize("module", [contour, metrics, raster, rle])
+def test_examples_in_docstrings(module: ModuleType) -> None:
+    outcome = doctest.testmod(module)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pycocotools import mask as coco
@@ -44,6 +44,7 @@ def reference(mask: Mask) -> dict[str, Any]:
     return encoded
 
 
+@settings(max_examples=100, deadline=None)
 @given(masks())
 def test_encoding_equals_pycocotools(mask: Mask) -> None:
     expected = reference(mask)
@@ -54,6 +55,7 @@ def test_encoding_equals_pycocotools(mask: Mask) -> None:
     assert np.array_equal(rle_to_mask(Rle.from_coco(expected)), mask)
 
 
+@settings(max_examples=100, deadline=None)
 @given(masks())
 def test_area_and_box_equal_pycocotools(mask: Mask) -> None:
     expected, size = reference(mask), ImageSize(*mask.shape)
@@ -67,6 +69,7 @@ def test_area_and_box_equal_pycocotools(mask: Mask) -> None:
     assert [x0, y0, x1 - x0, y1 - y0] == coco.toBbox(expected).tolist()
 
 
+@settings(max_examples=100, deadline=None)
 @given(masks())
 def test_runs_and_mask_are_the_same(mask: Mask) -> None:
     runs = mask_to_runs(mask)
@@ -74,6 +77,7 @@ def test_runs_and_mask_are_the_same(mask: Mask) -> None:
     assert np.array_equal(rle_to_runs(mask_to_rle(mask)), runs)
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=12))
 def test_union_is_that_of_the_pixels(ranges: list[tuple[int, int]]) -> None:
     pixels = np.zeros((80, 1), np.bool_)
@@ -130,6 +134,7 @@ def test_malformed_sizes_are_errors(size: list[int]) -> None:
         Rle.from_coco({"size": size, "counts": "6"})
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=30))
 def test_any_string_is_read_or_is_a_value_error(counts: str) -> None:
     try:
