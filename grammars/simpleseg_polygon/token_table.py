@@ -108,6 +108,9 @@ def _frozen(tokens: Iterable[int]) -> NDArray[np.int32]:
     return array
 
 
+_NOTHING = _frozen(())
+
+
 class TokenWalk:
     """One answer under way: the tokens that may follow, and the counters of its budget.
 
@@ -138,6 +141,22 @@ class TokenWalk:
             if self._admits(guard):
                 bits |= 1 << i
         return row.allowed(bits)
+
+    def refused(self) -> NDArray[np.int32]:
+        """The ids that would go on here if the budget were larger: int32, ascending.
+
+        An answer that closed although the model would rather have taken one of these was cut off.
+        """
+        row = self._row
+        if all(self._admits(guard) for guard in row.guards):
+            return _NOTHING
+        return _frozen(
+            token
+            for token, (_, _, guard) in row.edges.items()
+            if guard is not None
+            and self._part_points >= guard.part_points
+            and not self._admits(guard)
+        )
 
     def advance(self, token_id: int) -> None:
         """Take a token. Raises ValueError, and changes nothing, where it is not allowed."""

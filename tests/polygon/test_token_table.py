@@ -264,3 +264,17 @@ def test_token_bytes_undoes_the_byte_level_alphabet() -> None:
         4: b"<|im_end|>",
         5: "日".encode(),
     }
+
+
+def test_refused_names_what_only_the_budget_forbids() -> None:
+    vocabulary = {i: bytes([b]) for i, b in enumerate(b"[]0123456789., ")}
+    ids = {text: token for token, text in vocabulary.items()}
+    table = TokenTable("region", vocabulary, end_token_id=99)
+    walk = table.walk(Budget(max_tokens=200, max_points=3))
+    for byte in b"[[[0.1, 0.1], [0.5, 0.1]":
+        walk.advance(ids[bytes([byte])])
+    assert walk.refused().tolist() == []  # a third vertex is owed, and there is room for it
+    for byte in b", [0.5, 0.5]":
+        walk.advance(ids[bytes([byte])])
+    assert walk.refused().tolist() == [ids[b","]]
+    assert walk.allowed().tolist() == [ids[b"]"]]

@@ -92,6 +92,7 @@ class Answer:
         self.tokens: list[int] = []
         self.pending: list[int] = []
         self.finish_reason: FinishReason | None = None
+        self._cut_off = False
 
     @property
     def constrained(self) -> bool:
@@ -147,15 +148,23 @@ class Answer:
             allowed = self._walk.allowed()
             columns = np.searchsorted(self._rules.candidates, allowed)
             index, log_prob = self._choice.pick(logits[columns])
+            self._note_refused(self._walk, logits, float(logits[columns[index]]))
             self._take(int(allowed[index]), log_prob)
         return self.finish_reason is None
+
+    def _note_refused(self, walk: Walk, logits: NDArray[np.float32], chosen: float) -> None:
+        """Remember where the model would rather have gone on than the budget let it."""
+        refused = walk.refused()
+        if len(refused):
+            columns = np.searchsorted(self._rules.candidates, refused)
+            self._cut_off = self._cut_off or float(logits[columns].max()) > chosen
 
     def _take_forced(self) -> None:
         """Take tokens that have no alternative, whatever their logits: they are read with the next
         ones, and the end token needs no forward pass at all."""
         while self._walk is not None and self.finish_reason is None:
             allowed = self._walk.allowed()
-            if len(allowed) != 1:
+            if len(allowed) != 1 or len(self._walk.refused()):
                 return
             self._take(int(allowed[0]), 0.0)
             self.pending.append(self.tokens[-1])
@@ -170,7 +179,7 @@ class Answer:
         if not ended:
             self._write(token, log_prob)
         if ended or len(self.tokens) >= self._max_tokens:
-            self.finish_reason = "stop" if ended else "length"
+            self.finish_reason = "stop" if ended and not self._cut_off else "length"
             self._new_text += self._decoder.decode(b"", True)
 
     def _write(self, token: int, log_prob: float) -> None:

@@ -61,7 +61,8 @@ class Usage:
 class Delta:
     """The next piece of an answer. Concatenated ``text`` is the answer, without the end token.
 
-    The last delta of a request, and only it, carries ``finish_reason`` and ``usage``.
+    The last delta of a request, and only it, carries ``finish_reason`` and ``usage``. The reason is
+    ``length`` where the budget ended the answer, also where the grammar closed it in good form.
     """
 
     text: str

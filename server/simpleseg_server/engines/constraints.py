@@ -21,6 +21,7 @@ class Walk(Protocol):
     @property
     def finished(self) -> bool: ...
     def allowed(self) -> NDArray[np.int32]: ...
+    def refused(self) -> NDArray[np.int32]: ...
     def advance(self, token_id: int) -> None: ...
     def fork(self) -> "Walk": ...
 
@@ -82,6 +83,9 @@ class _OutlinesWalk:
         if self.finished:
             return np.empty(0, np.int32)
         return np.array(sorted(self._index.get_allowed_tokens(self._state)), np.int32)
+
+    def refused(self) -> NDArray[np.int32]:
+        return np.empty(0, np.int32)  # the index does not tell a budget from the language
 
     def advance(self, token_id: int) -> None:
         # The index offers the end token in final states, but has no state behind it.
