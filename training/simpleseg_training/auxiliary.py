@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simpleseg_training.model import CELL, ModelSize
-from simpleseg_training.numbers import FIRST, INTEGER, POINT, SCALE
+from simpleseg_training.numbers import FIRST, INTEGER, SCALE, THIRD
 from simpleseg_training.scenes import COLOURS, KINDS, TEXTURES, Rendering, box_of
 
 BOX_BINS = 32
@@ -85,13 +85,13 @@ class AuxiliaryHeads(nn.Module):
     def number_losses(
         self, hidden: Tensor, places: Tensor, values: Tensor, sigma: float
     ) -> tuple[Tensor, Tensor]:
-        """Losses of naming the number that comes next and the number just written.
+        """Losses of naming the number that is being written and the number just written.
 
         ``hidden`` (B, L, width) are the states that predict the *next* token; ``places`` and
         ``values`` (B, L) belong to the tokens themselves. ``sigma`` is in thousandths.
         """
         following = places[:, 1:]
-        coming = (following >= INTEGER) & (following <= FIRST)
+        coming = (following >= INTEGER) & (following <= THIRD)
         ending = (places[:, :-1] > FIRST) & (following <= INTEGER)
         next_loss = self._bin_loss(
             self.next_number(hidden[:, :-1][coming]), values[:, 1:][coming], sigma
@@ -108,5 +108,3 @@ class AuxiliaryHeads(nn.Module):
         target = torch.softmax(-((values[:, None] - centres) ** 2) / (2 * width**2), dim=-1)
         return -(target * logits.float().log_softmax(dim=-1)).sum(dim=-1).mean()
 
-
-assert POINT == INTEGER + 1, "the states before the integer digit, the point and the first decimal"

@@ -50,7 +50,7 @@ class Recipe:
     length: int = 256
     seed: int = 0
     sigma_start: float = 25.0
-    """Deviation of the soft targets in thousandths, at the start and from 60 % of the run on."""
+    """Deviation of the soft targets in thousandths, at the start and from 45 % of the run on."""
     sigma_end: float = 1.5
     size: ModelSize = ModelSize()
 
@@ -95,12 +95,13 @@ class Trainee(nn.Module):
         wanted = targets[places, batch.values[:, 1:][answered]]
         soft = self._soft_loss(log_probs, labels, wanted)
         in_number = wanted.sum(dim=-1) > 0
-        answer = torch.where(in_number, soft, hard).mean()
+        # Digits are where the difficulty is; averaged with all tokens they would count a third.
+        answer = 2 * soft[in_number].mean() + hard[~in_number].mean()
         next_number, last_number = self.heads.number_losses(
             hidden, batch.places, batch.values, sigma
         )
         visual_loss = self.heads.visual_loss(visual.float(), batch.visual)
-        help_loss = visual_loss + 0.3 * next_number + 0.1 * last_number
+        help_loss = 0.3 * visual_loss + 0.5 * next_number + 0.1 * last_number
         return Losses(
             answer + help_weight * help_loss,
             answer.detach(),
@@ -121,8 +122,8 @@ class Trainee(nn.Module):
 
 
 def sigma_at(recipe: Recipe, progress: float) -> float:
-    """Geometric from start to end over the first 60 % of the run."""
-    share = min(progress / 0.6, 1.0)
+    """Geometric from start to end over the first 45 % of the run."""
+    share = min(progress / 0.45, 1.0)
     return float(recipe.sigma_start * (recipe.sigma_end / recipe.sigma_start) ** share)
 
 
