@@ -59,7 +59,7 @@ def picture(tmp_path: Path) -> str:
 
 def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "simpleseg.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_segment_writes_the_overlay_and_prints_a_line(
@@ -95,6 +95,18 @@ def test_eval_prints_one_object_last(url: str) -> None:
     assert metrics["data"] == "demo-single"
     assert 0 <= metrics["giou"] <= 1
     assert metrics["tokens_per_answer"] == -(-len(TRIANGLE) // 4) + 1  # and the end token
+
+
+@pytest.mark.slow
+def test_the_shipped_model_is_run_and_measured_in_this_process(
+    picture: str, tmp_path: Path
+) -> None:
+    overlay = tmp_path / "overlay.png"
+    drawn = _command("segment", picture, "the circle", "--max-points", "8", "-o", str(overlay))
+    assert drawn.returncode == 0, drawn.stderr
+    assert overlay.exists()
+    measured = _command("eval", "--data", "demo-single", "--limit", "2", "--json")
+    assert json.loads(measured.stdout.splitlines()[-1])["n"] == 2
 
 
 def test_version() -> None:

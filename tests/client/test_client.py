@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -91,6 +92,11 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
                 return
             body = _body(request) if answer.status == 200 else {"error": ERROR}
             content = json.dumps(body).encode()
+            with suppress(ConnectionError):  # the client may have stopped waiting
+                self._send(answer, content)
+
+        def _send(self, answer: Answer, content: bytes) -> None:
+            assert answer.status is not None
             self.send_response(answer.status)
             for name, value in {"content-length": str(len(content)), **answer.headers}.items():
                 self.send_header(name, value)
