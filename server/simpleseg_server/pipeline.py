@@ -198,7 +198,7 @@ async def _collect(engine: Engine, generation: GenerationRequest, queue_ms: floa
     pieces: list[str] = []
     tokens: list[TokenLogprob] = []
     last: Delta | None = None
-    async with aclosing(engine.generate(generation)) as deltas:  # type: ignore[type-var]
+    async with aclosing(engine.generate(generation)) as deltas:
         async for last in deltas:
             pieces.append(last.text)
             tokens += last.tokens

@@ -10,6 +10,8 @@ from simpleseg_training.examples import tokenizer_corpus
 from simpleseg_training.model import ModelSize
 from simpleseg_training.tokenizer import cut_tokenizer, qwen_tokenizer_file
 
+torch.set_num_threads(1)  # threads that wait for each other are slower on a busy machine
+
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:

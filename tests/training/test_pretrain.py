@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
@@ -97,14 +98,15 @@ def test_checkpoint_loads_unmodified(tmp_path: Path, tokenizer: Tokenizer, tiny:
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Hi"}]}]
     ids = text.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     assert ids.startswith("<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Hi")
-    assert json.loads((tmp_path / "simpleseg.json").read_text()) == {"input_hw": [64, 64]}
+    profile = json.loads((tmp_path / "simpleseg.json").read_text())
+    assert profile == {"name": "simpleseg-demo", "input_hw": [64, 64]}
 
 
 def test_perfect_answers_score_near_one() -> None:
     """The ceiling: the labels themselves as answers."""
 
-    def tell(image: object, phrase: str, target: str) -> Reply:
-        rendering, example = truth[phrase, target, image.tobytes()]  # type: ignore[attr-defined]
+    def tell(image: NDArray[np.uint8], phrase: str, target: str) -> Reply:
+        rendering, example = truth[phrase, target, image.tobytes()]
         return Reply(example, 10, 4, 1.0)
 
     truth: dict[tuple[str, str, bytes], tuple[None, str]] = {}
@@ -112,7 +114,7 @@ def test_perfect_answers_score_near_one() -> None:
         rendering = render_scene(seed, 1, 1, 128)
         rng = np.random.default_rng((seed, 2))
         example = make_examples(rng, rendering, 1, {("text", "region"): 1.0})[0]
-        box = make_examples(rng, rendering, 1, {("box", "box"): 1.0})[0]  # type: ignore[dict-item]
+        box = make_examples(rng, rendering, 1, {("box", "box"): 1.0})[0]
         key = rendering.image_hw3.tobytes()
         truth[example.phrase, "region", key] = (None, example.answer)
         truth[example.phrase, "box", key] = (None, box.answer)

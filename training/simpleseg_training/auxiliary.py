@@ -107,4 +107,3 @@ class AuxiliaryHeads(nn.Module):
         width = max(sigma, SCALE / NUMBER_BINS)
         target = torch.softmax(-((values[:, None] - centres) ** 2) / (2 * width**2), dim=-1)
         return -(target * logits.float().log_softmax(dim=-1)).sum(dim=-1).mean()
-

@@ -25,10 +25,12 @@ def write_checkpoint(
     image_px: int,
     directory: Path,
     dtype: torch.dtype = torch.bfloat16,
+    name: str = "simpleseg-demo",
 ) -> None:
     """Weights in ``dtype``, configs, tokenizer, chat template and the serving profile.
 
-    The profile ``simpleseg.json`` names the one image size (``input_hw``) the model was trained on.
+    The profile ``simpleseg.json`` holds the model's name as clients see it, and the one image size
+    (``input_hw``) it was trained on.
     The model passed in is left as it was.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -41,7 +43,7 @@ def write_checkpoint(
     for file in directory.iterdir():
         file.chmod(0o644)  # safetensors writes files that only their owner may read
     fast_tokenizer(tokenizer).save_pretrained(directory)
-    _write_image_configs(directory, image_px)
+    _write_image_configs(directory, image_px, name)
 
 
 def _name_dtype(config_file: Path, dtype: torch.dtype) -> None:
@@ -64,7 +66,7 @@ def fast_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     return fast
 
 
-def _write_image_configs(directory: Path, image_px: int) -> None:
+def _write_image_configs(directory: Path, image_px: int, name: str) -> None:
     common = {
         "size": {"shortest_edge": image_px**2, "longest_edge": image_px**2},
         "patch_size": PATCH,
@@ -78,7 +80,7 @@ def _write_image_configs(directory: Path, image_px: int) -> None:
         "preprocessor_config.json": common | {"image_processor_type": "Qwen2VLImageProcessor"},
         "video_preprocessor_config.json": common
         | {"video_processor_type": "Qwen3VLVideoProcessor"},
-        PROFILE_FILE: {"input_hw": [image_px, image_px]},
+        PROFILE_FILE: {"name": name, "input_hw": [image_px, image_px]},
     }
     for name, content in files.items():
         (directory / name).write_text(json.dumps(content, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """The Engine protocol: an image and an instruction in, answer text with token probabilities out."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -119,6 +119,6 @@ class Engine(Protocol):
         """Raise EngineDeadError where the engine can no longer answer."""
         ...
 
-    def generate(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Stream the answer. Raises EngineError."""
         ...

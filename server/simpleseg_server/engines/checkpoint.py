@@ -23,6 +23,15 @@ _SENTINEL = "instruction goes here"
 
 
 @dataclass(frozen=True)
+class Profile:
+    """How a checkpoint is served: the model id that clients see, and the one image size of its
+    training, if there was one. From ``simpleseg.json``, else the folder's name or the hub id."""
+
+    name: str
+    input_hw: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
 class Patches:
     """One image as the vision tower takes it: (patches, values) float32 and its grid (1, 3)."""
 
@@ -78,7 +87,8 @@ class Checkpoint:
         self.model = _load_model(str(path), device, dtype)
         tokenizer = AutoTokenizer.from_pretrained(str(path))
         self._images = _load_image_processor(str(path), max_pixels)
-        self.input_hw = _input_hw(str(path))
+        profile = _profile(str(path))
+        self.name, self.input_hw = profile.name, profile.input_hw
         self._plain = _without_added_tokens(tokenizer)
         self._pieces = _prompt_pieces(tokenizer)
         self.vocabulary = _vocabulary(tokenizer)
@@ -174,12 +184,15 @@ def _load_image_processor(path: str, max_pixels: int | None) -> Qwen2VLImageProc
     return processor
 
 
-def _input_hw(path: str) -> tuple[int, int] | None:
+def _profile(path: str) -> Profile:
     file = cached_file(path, PROFILE_FILE, _raise_exceptions_for_missing_entries=False)
-    if file is None:
-        return None
-    height, width = json.loads(Path(file).read_text())["input_hw"]
-    return int(height), int(width)
+    entries = {} if file is None else json.loads(Path(file).read_text())
+    size = entries.get("input_hw")
+    folder = Path(path)
+    return Profile(
+        name=entries.get("name") or (folder.resolve().name if folder.exists() else path),
+        input_hw=None if size is None else (int(size[0]), int(size[1])),
+    )
 
 
 def _without_added_tokens(tokenizer: Any) -> Tokenizer:

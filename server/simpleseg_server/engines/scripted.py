@@ -1,7 +1,7 @@
 """An engine without a model, for tests: answers from a script, with delays and faults."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import count
@@ -90,7 +90,7 @@ class ScriptedEngine:
         if self._dead.is_set() or not self._started:
             raise EngineDeadError("the scripted engine is not running")
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         self.check_health()
         self.requests.append(request)
         finished = False

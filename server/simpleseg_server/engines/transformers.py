@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -85,7 +85,7 @@ class TransformersEngine:
         checkpoint = self._decoder.checkpoint
         self._capabilities = Capabilities(
             engine="transformers",
-            model=_name(self._model_path),
+            model=checkpoint.name,
             targets=TARGETS,
             max_tokens=min(self._max_tokens, checkpoint.max_positions),
             max_concurrency=self._max_batch,
@@ -112,7 +112,7 @@ class TransformersEngine:
             raise EngineDeadError("the engine has not started")
         self._worker.check_alive()
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Stream the answer; closing the iterator cancels it. Raises EngineError."""
         self.check_health()
         worker = self._worker
@@ -167,12 +167,6 @@ class TransformersEngine:
             grammar_kind=self._grammar,
             image_cache_size=self._image_cache_size,
         )
-
-
-def _name(model_path: str | Path) -> str:
-    """The folder's name, so that clients see no path of the machine; a hub id as it is."""
-    path = Path(model_path)
-    return path.resolve().name if path.exists() else str(model_path)
 
 
 def _call_soon(

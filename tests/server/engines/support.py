@@ -1,15 +1,15 @@
 """What the engine tests share: requests, and ways to ask them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 
 from simpleseg_polygon.prompts import Target, instruction
-from simpleseg_server.engines.base import Delta, Engine, GenerationRequest, TokenLogprob, Usage
+from simpleseg_server.engines.base import Engine, GenerationRequest, TokenLogprob, Usage
 from simpleseg_server.engines.decoding import Decoder
 from simpleseg_server.engines.transformers import TransformersEngine
 
@@ -74,11 +74,6 @@ def same(first: Sequence[Outcome], second: Sequence[Outcome]) -> None:
 def decoder_of(engine: TransformersEngine) -> Decoder:
     assert engine._decoder is not None
     return engine._decoder
-
-
-def stream(engine: Engine, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
-    """``engine.generate`` as the generator that it is, which can be closed."""
-    return cast("AsyncGenerator[Delta, None]", engine.generate(request))
 
 
 def count_calls(owner: object, name: str) -> list[int]:

@@ -24,7 +24,6 @@ from .support import (
     decoder_of,
     fail_once,
     same,
-    stream,
 )
 
 
@@ -45,7 +44,7 @@ def test_closing_the_iterator_frees_the_slot(qwen3_checkpoint: Path) -> None:
         engine = TransformersEngine(qwen3_checkpoint, num_threads=1, max_batch=1)
         await engine.start()
         steps = count_calls(decoder_of(engine), "_forward")
-        async with aclosing(stream(engine, ENDLESS)) as deltas:
+        async with aclosing(engine.generate(ENDLESS)) as deltas:
             async for _ in deltas:
                 break
         seen = len(steps)
@@ -59,7 +58,7 @@ def test_closing_the_iterator_frees_the_slot(qwen3_checkpoint: Path) -> None:
 
 def test_a_request_that_waits_can_be_cancelled(engine: TransformersEngine) -> None:
     async def run() -> None:
-        async with aclosing(stream(engine, ENDLESS)) as running:
+        async with aclosing(engine.generate(ENDLESS)) as running:
             await anext(running)
             waiting = [asyncio.create_task(answer(engine, ENDLESS)) for _ in range(4)]
             await asyncio.sleep(0.05)

@@ -128,7 +128,6 @@ def test_answers_what_generate_answers_under_the_token_table(
         assert got.text == reference.text(expected)
         assert got.usage.completion_tokens == len(expected)
         assert got.usage.prompt_tokens == reference.inputs(request)["input_ids"].shape[1]
-        assert got.finish_reason == "stop"
 
 
 @pytest.mark.parametrize("target", ["region", "box", "point"])

