@@ -157,6 +157,9 @@ def evaluate(
     engine: EngineOption = EngineName.embedded,
     url: UrlOption = None,
     model: ModelOption = None,
+    failures: Annotated[
+        Path | None, typer.Option(help="Draw the worst answers into this picture.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the metrics as one JSON object, last.")
     ] = False,
@@ -164,8 +167,9 @@ def evaluate(
     """Measure answers on held-out data: IoU, boxes, tokens, latency, and the baselines."""
     with _extra("training"):
         from simpleseg_training import evaluate as evaluation
+        from simpleseg_training.pictures import failures_sheet
 
-    async def measure() -> dict[str, float]:
+    async def measure() -> tuple[dict[str, float], list[evaluation.Judged]]:
         loop = asyncio.get_running_loop()
         async with _connection(url, model) as client:
 
@@ -180,15 +184,14 @@ def evaluate(
                 )
 
             # The evaluation asks and waits; it has a thread of its own, so that the loop is free.
-            metrics, _ = await asyncio.to_thread(
-                evaluation.run, data, split, limit, answer, _progress
-            )
-            return metrics
+            return await asyncio.to_thread(evaluation.run, data, split, limit, answer, _progress)
 
     try:
-        metrics = asyncio.run(measure())
+        metrics, judged = asyncio.run(measure())
     except ValueError as error:
         raise Failure(str(error)) from error
+    if failures is not None:
+        failures_sheet(judged).save(failures)
     if not as_json:
         typer.echo("\n".join(f"{name:<20} {value:.4g}" for name, value in metrics.items()))
     else:

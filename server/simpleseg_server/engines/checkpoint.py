@@ -100,6 +100,11 @@ class Checkpoint:
         return torch.device(self.model.device)
 
     @property
+    def parameters(self) -> int:
+        """How many weights the model has."""
+        return sum(weight.numel() for weight in self.model.parameters())
+
+    @property
     def max_positions(self) -> int:
         """The longest prompt plus answer that the model takes."""
         return int(self.model.config.text_config.max_position_embeddings)

@@ -30,7 +30,8 @@ class TransformersEngine:
     the same forward pass; the answer is the one that plain decoding gives, token for token, up to
     ties of the float arithmetic, for sampling with a seed too. ``grammar`` names what constrains:
     the token table, or outlines_core's index over the same tokens. ``max_pixels`` scales larger
-    images down further than the checkpoint would; ``num_threads`` bounds torch's threads on a CPU.
+    images down further than the checkpoint would. ``num_threads`` sets torch's threads on a CPU;
+    without it a small model gets one.
 
     >>> engine = TransformersEngine("path/to/checkpoint", max_batch=4)  # loads nothing yet
     """

@@ -10,6 +10,10 @@ import torch
 from simpleseg_server.engines.base import EngineDeadError
 from simpleseg_server.engines.decoding import Decoder, Job
 
+# Parameters below which the threads of one step wait for each other longer than they compute: with
+# two of them the demo model took 30 to 50 times as long on a machine that had other work.
+_SMALL_MODEL = 100_000_000
+
 
 class DecodeWorker:
     """A thread around a decoder. All methods may be called from any thread and do not block.
@@ -22,6 +26,7 @@ class DecodeWorker:
     def __init__(
         self, load: Callable[[], Decoder], *, max_batch: int, num_threads: int | None
     ) -> None:
+        """``num_threads`` None leaves torch its own choice, but gives a small model one thread."""
         self.started: Future[Decoder] = Future()
         self.stopped: Future[None] = Future()
         self._load = load
@@ -67,6 +72,8 @@ class DecodeWorker:
                 torch.set_num_threads(self._num_threads)  # OpenMP keeps it per calling thread
             with torch.inference_mode():
                 decoder = self._load()
+                if self._num_threads is None and decoder.checkpoint.parameters < _SMALL_MODEL:
+                    torch.set_num_threads(1)
                 self.started.set_result(decoder)
                 while self._turn(decoder):
                     pass

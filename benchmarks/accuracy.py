@@ -1,0 +1,61 @@
+"""The shipped model on held-out scenes: ``simpleseg eval`` on every demo data set.
+
+    python benchmarks/accuracy.py [--quick] [--json] [--limit 500] [--pictures FOLDER]
+
+The last line printed with ``--json`` is one object: machine, versions, and for each data set the
+metrics of ``simpleseg eval``. ``--pictures`` keeps a picture of each data set's worst answers.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+DATA = ("demo-single", "demo-multi", "demo-hard")
+
+
+def evaluate(data: str, limit: int, pictures: Path | None) -> dict[str, Any]:
+    command = [sys.executable, "-m", "simpleseg.cli", "eval", "--data", data]
+    command += ["--limit", str(limit), "--json"]
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
+        command += ["--failures", str(pictures / f"failures-{data}.png")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    metrics: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {
+        name: round(value, 4) if isinstance(value, float) else value
+        for name, value in metrics.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The shipped model on held-out scenes.")
+    parser.add_argument("--quick", action="store_true", help="10 cases of each data set")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, last")
+    parser.add_argument("--limit", type=int, default=500, help="cases of each data set")
+    parser.add_argument("--pictures", type=Path, help="folder for pictures of the worst answers")
+    options = parser.parse_args()
+    limit = 10 if options.quick else options.limit
+    results = {data: evaluate(data, limit, options.pictures) for data in DATA}
+    if not options.json:
+        for data, metrics in results.items():
+            print(data)
+            print("\n".join(f"  {name:<20} {value}" for name, value in metrics.items()))
+        return
+    machine = {
+        "machine": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        "load_1min": round(os.getloadavg()[0], 1),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+    }
+    print(json.dumps({**machine, "results": results}))
+
+
+if __name__ == "__main__":
+    main()
