@@ -34,7 +34,7 @@ def test_packed_branches_equal_single_turns(tokenizer: Tokenizer, tiny: ModelSiz
     patches = patchify(batch.images).view(-1, 3, 1, PATCH, PATCH)
     frames = patches.expand(-1, -1, 2, -1, -1).flatten(1)
     with torch.no_grad():
-        packed, _ = hidden_states(model, batch, packer.image_start)
+        packed, _, _ = hidden_states(model, batch, packer.image_start)
         for branch in range(1, int(batch.segments.max()) + 1):
             own = (batch.segments[0] == 0) | (batch.segments[0] == branch)
             ids = batch.ids[0][own][None]

@@ -1,10 +1,9 @@
 """Auxiliary losses that only training has: thrown away on export.
 
 The visual head asks of every visual token what lies in its cell; the number heads ask of the
-hidden states which number comes next and which was just written.
+hidden states which number comes next and which was just written; the pointer asks of the state
+after a question which cells hold the object that the question means.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from simpleseg_training.scenes import COLOURS, KINDS, TEXTURES, Rendering, box_o
 BOX_BINS = 32
 OCCUPANCY = 8  # samples along one side of a cell
 NUMBER_BINS = 65
+POINTER_WIDTH = 64
 _MIN_SHARE = 0.12  # of a cell that an object must fill to be the cell's object
 _CLASSES = (len(COLOURS) + 1, len(KINDS) + 1, len(TEXTURES) + 1, 3, *([BOX_BINS] * 4))
 _NONE = -100
@@ -44,6 +44,16 @@ def visual_targets(rendering: Rendering, size: ModelSize) -> NDArray[np.int64]:
     return np.concatenate([labels, samples.reshape(side * side, -1)], axis=1).astype(np.int64)
 
 
+def cell_shares(mask_hw: NDArray[np.bool_], size: ModelSize) -> NDArray[np.float32]:
+    """How an object's pixels are spread over the cells: shape (visual tokens,), sum 1; all zero for
+    an empty mask or one of another size."""
+    if not mask_hw.any() or mask_hw.shape != (size.image_px, size.image_px):
+        return np.zeros(size.visual_tokens, np.float32)
+    side = size.image_px // CELL
+    area = mask_hw.reshape(side, CELL, side, CELL).sum(axis=(1, 3)).reshape(-1)
+    return np.asarray(area / area.sum(), np.float32)
+
+
 def _describe(rendering: Rendering, i: int) -> list[int]:
     item = rendering.scene.objects[i]
     box = box_of(rendering.masks_hw[i])
@@ -56,13 +66,6 @@ def _describe(rendering: Rendering, i: int) -> list[int]:
     ]
 
 
-@dataclass(frozen=True)
-class AuxiliaryLosses:
-    visual: Tensor
-    next_number: Tensor
-    last_number: Tensor
-
-
 class AuxiliaryHeads(nn.Module):
     """Linear probes that are trained along; ``width`` is the text model's hidden size."""
 
@@ -71,6 +74,8 @@ class AuxiliaryHeads(nn.Module):
         self.visual = nn.Linear(width, sum(_CLASSES) + OCCUPANCY**2)
         self.next_number = nn.Linear(width, NUMBER_BINS)
         self.last_number = nn.Linear(width, NUMBER_BINS)
+        self.pointer_query = nn.Linear(width, POINTER_WIDTH)
+        self.pointer_key = nn.Linear(width, POINTER_WIDTH)
 
     def visual_loss(self, features: Tensor, targets: Tensor) -> Tensor:
         """``features`` (B, cells, width) against ``visual_targets`` of shape (B, cells, ...)."""
@@ -81,6 +86,22 @@ class AuxiliaryHeads(nn.Module):
         ]
         covered = F.binary_cross_entropy_with_logits(occupancy, targets[..., len(parts) :].float())
         return 0.15 * sum(losses[:4], covered.new_zeros(())) + 0.25 * sum(losses[4:]) + covered
+
+    def pointer_loss(
+        self, middle: Tensor, image_start: int, starts: Tensor, shares: Tensor
+    ) -> Tensor:
+        """How far the states before the answers are from pointing at the cells meant.
+
+        ``middle`` (B, L, width) are the text model's states at half its depth, so that the layers
+        after it can use what they point at; ``starts`` (B, K) are the places of the last token
+        before each answer, ``shares`` (B, K, cells) those of ``cell_shares``.
+        """
+        cells = middle[:, image_start : image_start + shares.shape[-1]]
+        asked = middle.gather(1, starts[..., None].expand(-1, -1, middle.shape[-1]))
+        scores = self.pointer_query(asked) @ self.pointer_key(cells).transpose(1, 2)
+        log_probs = (scores.float() / POINTER_WIDTH**0.5).log_softmax(dim=-1)
+        loss: Tensor = -(shares * log_probs).sum() / shares.sum().clamp(min=1)
+        return loss
 
     def number_losses(
         self, hidden: Tensor, places: Tensor, values: Tensor, sigma: float

@@ -38,6 +38,7 @@ class Stage:
 
 
 ONE = Stage(1, 1, (_PROBES, _OUTLINES, _PROBES))
+WHICH = Stage(2, 4, (_PROBES,) * 6)
 FEW = Stage(2, 3, (_PROBES, _OUTLINES, _OUTLINES, _PROBES))
 ALL = Stage(1, 6, (_PROBES, TASK_WEIGHTS, TASK_WEIGHTS, TASK_WEIGHTS))
 
@@ -47,8 +48,8 @@ def mixture(progress: float) -> tuple[tuple[float, Stage], ...]:
     if progress < 0.15:
         return ((1.0, ONE),)
     if progress < 0.5:
-        return ((0.35, ONE), (0.65, FEW))
-    return ((0.2, ONE), (0.5, FEW), (0.3, ALL))
+        return ((0.25, ONE), (0.4, WHICH), (0.35, FEW))
+    return ((0.15, ONE), (0.2, WHICH), (0.4, FEW), (0.25, ALL))
 
 
 def draw_examples(

@@ -82,8 +82,9 @@ def attention_mask(segments: Tensor) -> Tensor:
 
 def hidden_states(
     model: Qwen3VLForConditionalGeneration, batch: Batch, image_start: int
-) -> tuple[Tensor, Tensor]:
-    """Last hidden states (B, L, width) and the visual tokens (B, tokens, width).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Last hidden states (B, L, width), those at half the depth, and the visual tokens (B, tokens,
+    width).
 
     The visual tokens stand at ``image_start`` in every sequence, so that slices do the work of
     transformers' boolean indexing and the whole function compiles into one graph.
@@ -97,9 +98,12 @@ def hidden_states(
     )
     rotary = text.rotary_emb(hidden, batch.positions)
     mask = attention_mask(batch.segments)
+    middle = hidden
     for i, layer in enumerate(text.layers):
         hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary)
         if i < len(levels):
             level = levels[i].view(visual.shape).to(hidden.dtype)
             hidden = hidden + F.pad(level, (0, 0, image_start, hidden.shape[1] - image_end))
-    return text.norm(hidden), visual
+        if i + 1 == len(text.layers) // 2:
+            middle = hidden
+    return text.norm(hidden), middle, visual

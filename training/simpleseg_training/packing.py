@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from simpleseg_training.auxiliary import visual_targets
+from simpleseg_training.auxiliary import cell_shares, visual_targets
 from simpleseg_training.examples import Example
 from simpleseg_training.model import MERGE, ModelSize
 from simpleseg_training.numbers import NumberSpans, no_numbers
@@ -21,6 +21,7 @@ from simpleseg_training.scenes import Rendering
 from simpleseg_training.tokenizer import END_OF_TURN, IMAGE_PAD, token_id
 
 IGNORE = -100
+MAX_BRANCHES = 8
 _SHARED = 0  # segment of the tokens before the branches
 _PADDING = -1
 
@@ -30,7 +31,9 @@ class Packed:
     """One image and its branches; arrays over the sequence of length L.
 
     ``labels`` hold the token itself where it belongs to an answer, else IGNORE; ``positions`` has
-    shape (3, L): time, height, width of the rotary position.
+    shape (3, L): time, height, width of the rotary position. ``starts`` (MAX_BRANCHES,) and
+    ``shares`` (MAX_BRANCHES, cells) are what ``AuxiliaryHeads.pointer_loss`` asks for; branches
+    that are not there have no shares.
     """
 
     image_hw3: NDArray[np.uint8]
@@ -40,7 +43,8 @@ class Packed:
     positions: NDArray[np.int64]
     numbers: NumberSpans
     visual: NDArray[np.int64]
-    branches: int
+    starts: NDArray[np.int64]
+    shares: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Batch:
     values: Tensor
     places: Tensor
     visual: Tensor
+    starts: Tensor
+    shares: Tensor
 
     def to(self, device: torch.device) -> "Batch":
         moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
@@ -97,11 +103,15 @@ class Packer:
         positions = list(self._shared_positions)
         numbers = [no_numbers(len(ids))]
         branches = 0
-        for example in examples:
+        starts = np.zeros(MAX_BRANCHES, np.int64)
+        shares = np.zeros((MAX_BRANCHES, self._size.visual_tokens), np.float32)
+        for example in examples[:MAX_BRANCHES]:
             question = self._question(example.instruction)
             answer = self._encode(example.answer + END_OF_TURN)
             if len(ids) + len(question) + len(answer) > max_length:
                 continue
+            starts[branches] = len(ids) + len(question) - 1
+            shares[branches] = cell_shares(example.mask_hw, self._size)
             branches += 1
             length = len(question) + len(answer)
             ids += question + answer
@@ -117,7 +127,8 @@ class Packer:
             np.array(positions).T,
             NumberSpans.concatenated(numbers),
             visual_targets(rendering, self._size),
-            branches,
+            starts,
+            shares,
         )
 
 
@@ -140,4 +151,6 @@ def collate(packs: Sequence[Packed], length: int) -> Batch:
         padded([p.numbers.values for p in packs], 0),
         padded([p.numbers.places for p in packs], 0),
         torch.from_numpy(np.stack([p.visual for p in packs])),
+        torch.from_numpy(np.stack([p.starts for p in packs])),
+        torch.from_numpy(np.stack([p.shares for p in packs])),
     )

@@ -66,6 +66,7 @@ class Losses:
     visual: Tensor
     next_number: Tensor
     last_number: Tensor
+    pointer: Tensor
 
 
 class Trainee(nn.Module):
@@ -84,7 +85,7 @@ class Trainee(nn.Module):
         self.register_buffer("digit_ids", torch.tensor(digits), persistent=False)
 
     def forward(self, batch: Batch, targets: Tensor, sigma: float, help_weight: float) -> Losses:
-        hidden, visual = self.hidden_states(self.model, batch, self.image_start)
+        hidden, middle, visual = self.hidden_states(self.model, batch, self.image_start)
         hidden = hidden.float()
         answered = batch.labels[:, 1:] != IGNORE
         log_probs = F.linear(hidden[:, :-1][answered], self.model.lm_head.weight.float())
@@ -101,7 +102,8 @@ class Trainee(nn.Module):
             hidden, batch.places, batch.values, sigma
         )
         visual_loss = self.heads.visual_loss(visual.float(), batch.visual)
-        help_loss = 0.3 * visual_loss + 0.5 * next_number + 0.1 * last_number
+        pointer = self.heads.pointer_loss(middle, self.image_start, batch.starts, batch.shares)
+        help_loss = 0.3 * visual_loss + 0.5 * next_number + 0.1 * last_number + 0.5 * pointer
         return Losses(
             answer + help_weight * help_loss,
             answer.detach(),
@@ -110,6 +112,7 @@ class Trainee(nn.Module):
             visual_loss.detach(),
             next_number.detach(),
             last_number.detach(),
+            pointer.detach(),
         )
 
     def _soft_loss(self, log_probs: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:

@@ -148,16 +148,16 @@ class Answer:
             allowed = self._walk.allowed()
             columns = np.searchsorted(self._rules.candidates, allowed)
             index, log_prob = self._choice.pick(logits[columns])
-            self._note_refused(self._walk, logits, float(logits[columns[index]]))
+            self._note_refused(self._walk, logits, float(logits[columns].max()))
             self._take(int(allowed[index]), log_prob)
         return self.finish_reason is None
 
-    def _note_refused(self, walk: Walk, logits: NDArray[np.float32], chosen: float) -> None:
+    def _note_refused(self, walk: Walk, logits: NDArray[np.float32], best: float) -> None:
         """Remember where the model would rather have gone on than the budget let it."""
         refused = walk.refused()
         if len(refused):
             columns = np.searchsorted(self._rules.candidates, refused)
-            self._cut_off = self._cut_off or float(logits[columns].max()) > chosen
+            self._cut_off = self._cut_off or float(logits[columns].max()) > best
 
     def _take_forced(self) -> None:
         """Take tokens that have no alternative, whatever their logits: they are read with the next
