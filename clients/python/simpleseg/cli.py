@@ -124,7 +124,7 @@ def serve(
 
 @app.command()
 def segment(
-    image: Annotated[str, typer.Argument(help="A path, or with --url an http(s) URL.")],
+    image: Annotated[str, typer.Argument(help="A picture's path.")],
     phrase: Annotated[list[str], typer.Argument(help="What to find: 'the left dog'.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Draw the regions into this picture.")
