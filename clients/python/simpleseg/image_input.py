@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from simpleseg.errors import InvalidInputError
 
 ImageInput = str | Path | bytes | Image.Image | NDArray[np.uint8]
-"""A path, a URL for the server to read, a file's bytes, a PIL image, or an RGB or grey uint8 array."""
+"""A path, a URL for the server to read, a file's bytes, a PIL image, or a uint8 array."""
 
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
