@@ -49,7 +49,8 @@ def write_checkpoint(
 def _name_dtype(config_file: Path, dtype: torch.dtype) -> None:
     """Say which dtype the weights are stored in: transformers names the one they had in memory."""
     config = json.loads(config_file.read_text())
-    config["dtype"] = str(dtype).removeprefix("torch.")
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["dtype"] = str(dtype).removeprefix("torch.")
     config_file.write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -1,0 +1,133 @@
+"""Write the demo model's card from what a run and an evaluation recorded.
+
+    python -m simpleseg_training.model_card --run runs/demo \\
+        --results benchmarks/results/accuracy.json --out server/simpleseg_server/demo_model
+
+The card (README.md) and the training curves go into the checkpoint's folder.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from simpleseg_training.pictures import write_curves
+
+_ROWS = {
+    "giou": "mean IoU (gIoU)",
+    "ciou": "cumulative IoU (cIoU)",
+    "acc50": "regions with IoU of at least 0.5",
+    "boundary_f": "boundary F-score",
+    "box_acc50": "text -> box, IoU of at least 0.5",
+    "empty_recall": "absent phrases answered with the empty region",
+    "false_empty": "present phrases answered with the empty region",
+    "baseline_frame": "baseline: mean IoU of the whole frame",
+    "baseline_centre_box": "baseline: mean IoU of a centred box",
+    "baseline_true_box": "baseline: mean IoU of the true bounding box",
+    "tokens_per_answer": "tokens per region answer",
+    "tokens_per_step": "tokens per forward pass, with drafts",
+}
+
+_CARD = """# simpleseg-demo
+
+A vision-language model of {parameters:.1f} million parameters that segments drawn scenes by writing
+polygons, trained from scratch by this project so that its server runs at once on a CPU. It speaks
+the language of SimpleSeg (arXiv 2601.19228): asked "Output the polygon coordinates of the red star
+in the image.", it answers `[[[0.312, 0.117], [0.344, 0.203], ...]].`
+
+- Architecture: Qwen3-VL scaled down (`config.json`); transformers and vLLM load it unmodified.
+- Input: one image of {image_px} x {image_px} pixels (the server stretches images to it). The vision
+  tower gives 16 visual tokens.
+- Tokens: Qwen2.5's tokenizer cut down to the words of the demo world. Numbers and brackets split
+  exactly as Qwen's do, one token for each digit.
+- Weights: bfloat16. On a CPU serve it in float32, the server's default.
+
+## Data
+
+Drawn scenes only (docs/contact-sheet.png in the repository shows some): one to six objects of 16
+kinds (shapes, letters, blobs, thin and curved things), 12 colours, three textures, two sizes, on
+flat, graded and noisy backgrounds, with occlusion. Phrases name one object by attributes,
+extremes, order or relation, several objects, or one that is absent. Every source -> target pair
+of [text, point, box, region] occurs. Train, validation and test scenes come from seed ranges that
+never meet.
+
+## Recipe
+
+`python -m simpleseg_training.pretrain`, {images:,} images, batches of {batch} images, each with
+several questions that share it:
+
+- number-level soft targets: each digit is trained towards the conditional mass of a Gaussian around
+  the true number, whose deviation falls from {sigma_start} to {sigma_end} thousandths;
+- auxiliary losses, thrown away on export: what each visual token sees, which number is being
+  written and was just written, which cells a question means;
+- one object first, then several with questions about which is which, then every task;
+- Muon for matrices, AdamW for the rest; constant rate, then a cosine to zero.
+
+The run was one run on two CPU cores, and was changed on its way: the weights of the losses at
+25,600 images, the pointing loss and the scenes of short questions at 76,800.
+
+![Training losses and validation IoU against images seen](curves.png)
+
+## Results
+
+Held-out test scenes, constrained greedy decoding in float32 by the embedded engine
+(`python benchmarks/accuracy.py`, {limit:.0f} scenes of each data set).
+
+{table}
+
+`demo-single` has one object, `demo-multi` two or three of which the phrase means one, `demo-hard`
+one to six with relations, several meant, or none. The worst answers (magenta) on `demo-multi`,
+with the true area bright:
+
+![Worst answers on demo-multi](failures.png)
+
+## Limits
+
+- It knows drawn scenes. On photographs its answers mean nothing.
+- It was trained on square images; others are stretched, which it has not seen.
+- Coordinates lie on the grid of its {image_px} input pixels; outlines are simplified to about nine
+  vertices, which by itself costs about 0.05 of IoU. Thin and curved objects suffer most.
+- With several objects it often picks the wrong one, above all for relations and order.
+"""
+
+
+def table_of(results: dict[str, dict[str, Any]]) -> str:
+    """The metrics as a Markdown table, a column for each data set."""
+    lines = ["| | " + " | ".join(results) + " |", "|---" * (len(results) + 1) + "|"]
+    for name, title in _ROWS.items():
+        cells = [f"{m[name]:.3g}" if name in m else "" for m in results.values()]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_card(run: Path, results_file: Path, out: Path, parameters: float) -> None:
+    """``parameters`` is in millions."""
+    recipe = json.loads((run / "recipe.json").read_text())
+    results = json.loads(results_file.read_text())["results"]
+    images = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["images"]
+    card = _CARD.format(
+        parameters=parameters,
+        image_px=recipe["size"]["image_px"],
+        images=images,
+        batch=2 * recipe["batch_images"],
+        sigma_start=recipe["sigma_start"],
+        sigma_end=recipe["sigma_end"],
+        limit=next(iter(results.values()))["n"],
+        table=table_of(results),
+    )
+    (out / "README.md").write_text(card)
+    write_curves(run / "log.jsonl", out / "curves.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the demo model's card.")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
+    parser.add_argument("--results", type=Path, required=True, help="output of accuracy.py")
+    parser.add_argument("--out", type=Path, required=True, help="the checkpoint's folder")
+    options = parser.parse_args()
+    weights = (options.out / "model.safetensors").stat().st_size / 2  # bytes of bfloat16
+    write_card(options.run, options.results, options.out, weights / 1e6)
+
+
+if __name__ == "__main__":
+    main()
