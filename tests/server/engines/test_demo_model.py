@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def ask(cases: Sequence[Case], engine: TransformersEngine) -> list[Outcome]:
         GenerationRequest(
             request_id=str(i),
             image_hw3=case.image_hw3,
-            image_key=str(i),
+            image_key=blake2b(case.image_hw3.tobytes()).hexdigest(),
             instruction=instruction("region", case.phrase),
             target="region",
             max_tokens=1024,
