@@ -84,6 +84,13 @@ def test_a_run_learns_and_resumes(tmp_path: Path, tiny: ModelSize) -> None:
     assert losses[-1] < losses[0]
     longer = Recipe(images=144, batch_images=4, length=192, size=tiny)
     train(longer, tmp_path, log_every=1, evaluate_every=1000, limit=2)
+    onward = Recipe(
+        images=32, batch_images=4, length=192, size=tiny, start_from=str(tmp_path / "checkpoint")
+    )
+    train(onward, tmp_path / "onward", log_every=1, evaluate_every=1000, limit=2)
+    first = json.loads((tmp_path / "onward/log.jsonl").read_text().splitlines()[0])
+    assert first["images"] == 20  # halfway through the curriculum
+    assert first["answer"] < losses[0]
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if "answer" in r][-4:] == [33, 34, 35, 36]
 

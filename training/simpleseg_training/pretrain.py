@@ -53,6 +53,9 @@ class Recipe:
     """Deviation of the soft targets in thousandths, at the start and from 45 % of the run on."""
     sigma_end: float = 1.5
     size: ModelSize = ModelSize()
+    start_from: str | None = None
+    """Folder of a checkpoint whose weights to go on from; such a run begins halfway through the
+    curriculum, with fresh auxiliary heads."""
 
 
 @dataclass(frozen=True)
@@ -147,17 +150,24 @@ class Run:
         self.device = torch.device("cuda", self.rank) if self.cuda else torch.device("cpu")
         torch.manual_seed(recipe.seed)
         self.tokenizer = cut_tokenizer(qwen_tokenizer_file(), tokenizer_corpus())
-        model = new_model(recipe.size, self.tokenizer)
-        initialise(model, self.tokenizer)
+        model = self._first_model()
         self.trainee = Trainee(model, self.tokenizer, recipe.size).to(self.device)
         self.optimizers = make_optimizers(model, self.trainee.heads)
-        self.images = 0
+        self.images = recipe.images // 2 if recipe.start_from else 0
         self.step = 0
         self._resume()
         self.parallel: nn.Module = self.trainee
         if self.world > 1:
             torch._dynamo.config.optimize_ddp = False  # one graph: gradients are few and small
             self.parallel = DistributedDataParallel(self.trainee)
+
+    def _first_model(self) -> Qwen3VLForConditionalGeneration:
+        start = self.recipe.start_from
+        if start is not None:
+            return Qwen3VLForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+        model = new_model(self.recipe.size, self.tokenizer)
+        initialise(model, self.tokenizer)
+        return model
 
     @property
     def progress(self) -> float:
@@ -274,6 +284,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and log")
     parser.add_argument("--images", type=int, default=Recipe.images)
     parser.add_argument("--batch-images", type=int, default=Recipe.batch_images)
+    parser.add_argument("--start-from", help="checkpoint folder whose weights to go on from")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
     parser.add_argument("--log-every", type=int, default=20, help="steps")
@@ -283,7 +294,9 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    recipe = Recipe(options.images, options.batch_images, seed=options.seed)
+    recipe = Recipe(
+        options.images, options.batch_images, seed=options.seed, start_from=options.start_from
+    )
     train(recipe, options.out, options.log_every, options.evaluate_every, options.limit)
     if dist.is_initialized():
         dist.destroy_process_group()
