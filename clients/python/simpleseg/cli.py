@@ -46,10 +46,12 @@ app = typer.Typer(
 
 
 class EngineName(StrEnum):
-    """What runs the model. ``auto`` takes the best one installed; today that is ``embedded``."""
+    """What runs the model. ``auto`` is vLLM where it is installed and a GPU is there, else
+    ``embedded``."""
 
     auto = "auto"
     embedded = "embedded"
+    vllm = "vllm"
 
 
 class Failure(Exception):
@@ -91,8 +93,29 @@ def serve(
     ] = None,
     engine: EngineOption = EngineName.auto,
     model: ModelOption = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Answers decoded together.")] = 8,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Answers decoded together.", show_default="8, vLLM: 32"),
+    ] = None,
     draft: Annotated[bool, typer.Option(help="Verify drafted tokens; same answers.")] = True,
+    dtype: Annotated[
+        str | None, typer.Option(help="vLLM: auto, bfloat16, float16, float32.")
+    ] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="vLLM: its name of a quantization, such as fp8.")
+    ] = None,
+    tensor_parallel_size: Annotated[
+        int | None, typer.Option(min=1, help="vLLM: GPUs that share the model.")
+    ] = None,
+    max_model_len: Annotated[
+        int | None, typer.Option(min=1, help="vLLM: tokens of prompt and answer together.")
+    ] = None,
+    lora: Annotated[
+        str | None, typer.Option(metavar="NAME=PATH", help="vLLM: serve this adapter.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="vLLM: run the checkpoint's own code.")
+    ] = False,
 ) -> None:
     """Start the HTTP server. It is ready when GET /readyz answers 200.
 
@@ -108,7 +131,23 @@ def serve(
         server.should_exit = True
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    application = _application(settings, model, stop, max_batch=max_batch, draft=draft)
+    vllm_options = {
+        "dtype": dtype,
+        "quantization": quantization,
+        "tensor_parallel_size": tensor_parallel_size,
+        "max_model_len": max_model_len,
+        "adapter": lora,
+        "trust_remote_code": trust_remote_code or None,
+    }
+    application = _application(
+        settings,
+        model,
+        stop,
+        engine,
+        max_batch=max_batch,
+        draft=draft,
+        vllm_options={name: value for name, value in vllm_options.items() if value is not None},
+    )
     config = uvicorn.Config(
         application,
         host=settings.host,
@@ -138,7 +177,7 @@ def segment(
     options: SegmentOptions = {} if max_points is None else {"max_points": max_points}
 
     async def ask() -> list[Segmentation]:
-        async with _connection(url, model) as client:
+        async with _connection(url, model, EngineName.embedded) as client:
             return await client.segment(image, phrase, timeout=ANSWER_TIMEOUT_S, **options)
 
     results = asyncio.run(ask())
@@ -171,7 +210,7 @@ def evaluate(
 
     async def measure() -> tuple[dict[str, float], list[evaluation.Judged]]:
         loop = asyncio.get_running_loop()
-        async with _connection(url, model) as client:
+        async with _connection(url, model, engine) as client:
 
             def answer(image_hw3: NDArray[np.uint8], phrase: str, task: Task) -> evaluation.Reply:
                 asked = client.respond(image_hw3, phrase, task=task, timeout=ANSWER_TIMEOUT_S)
@@ -269,17 +308,19 @@ def _application(
     settings: "Settings",
     model: str | None,
     on_failure: Callable[[], None],
-    *,
-    max_batch: int = 8,
-    draft: bool = True,
+    engine: EngineName,
+    **options: Any,
 ) -> "FastAPI":
-    """The server as an ASGI application with the embedded engine, not yet started."""
+    """The server as an ASGI application, not yet started; ``options`` are ``make_engine``'s."""
     checkpoint = _checkpoint(model)  # first, since importing the engine takes seconds
     with _extra("server"):
         from simpleseg_server.app import create_app
-        from simpleseg_server.engines.transformers import TransformersEngine
-    engine = TransformersEngine(checkpoint, max_batch=max_batch, draft=draft)
-    return create_app(settings, engine, on_engine_failure=on_failure)
+        from simpleseg_server.engines.choose import make_engine
+    try:
+        made = make_engine(engine.value, checkpoint, **options)
+    except ValueError as error:
+        raise Failure(str(error)) from error
+    return create_app(settings, made, on_engine_failure=on_failure)
 
 
 def _checkpoint(model: str | None) -> str:
@@ -299,7 +340,9 @@ def _checkpoint(model: str | None) -> str:
 
 
 @asynccontextmanager
-async def _connection(url: str | None, model: str | None) -> AsyncIterator[AsyncSimpleSeg]:
+async def _connection(
+    url: str | None, model: str | None, engine: EngineName
+) -> AsyncIterator[AsyncSimpleSeg]:
     """A client of the server at ``url``, or of a server inside this process, without a socket."""
     if url is not None:
         async with AsyncSimpleSeg(url) as client:
@@ -309,7 +352,7 @@ async def _connection(url: str | None, model: str | None) -> AsyncIterator[Async
         from transformers.utils.logging import disable_progress_bar
     disable_progress_bar()
     failed = asyncio.Event()
-    application = _application(_settings(), model, failed.set)
+    application = _application(_settings(), model, failed.set, engine)
     async with application.router.lifespan_context(application):
         transport = httpx2.ASGITransport(app=application)
         async with httpx2.AsyncClient(transport=transport) as http:

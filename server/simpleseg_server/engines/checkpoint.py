@@ -1,7 +1,5 @@
 """A Qwen-VL checkpoint as the embedded engine uses it: weights, prompt, pixels, vocabulary."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,26 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.utils.hub import cached_file
 
-from simpleseg_polygon.grammar import token_bytes
-
-PROFILE_FILE = "simpleseg.json"
-_SENTINEL = "instruction goes here"
-
-
-@dataclass(frozen=True)
-class Profile:
-    """How a checkpoint is served: the model id that clients see, and the one image size of its
-    training, if there was one. From ``simpleseg.json``, else the folder's name or the hub id."""
-
-    name: str
-    input_hw: tuple[int, int] | None
+from simpleseg_server.engines.prompting import Profile, Prompter
 
 
 @dataclass(frozen=True)
@@ -64,14 +47,6 @@ class Prompt:
         return int(self.position_ids.max()) + 1 - len(self)
 
 
-@dataclass(frozen=True)
-class _PromptPieces:
-    """The chat template around the instruction, as ids with one image placeholder in ``before``."""
-
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-
-
 class Checkpoint:
     """Weights and everything that turns requests into tensors and ids into text.
 
@@ -85,14 +60,12 @@ class Checkpoint:
     ) -> None:
         """Load from a directory or a hub id. Raises ValueError for models the engine cannot run."""
         self.model = _load_model(str(path), device, dtype)
-        tokenizer = AutoTokenizer.from_pretrained(str(path))
-        self._images = _load_image_processor(str(path), max_pixels)
-        profile = _profile(str(path))
-        self.name, self.input_hw = profile.name, profile.input_hw
-        self._plain = _without_added_tokens(tokenizer)
-        self._pieces = _prompt_pieces(tokenizer)
-        self.vocabulary = _vocabulary(tokenizer)
-        self.end_token_id = int(tokenizer.eos_token_id)
+        self._images = load_image_processor(str(path), max_pixels)
+        self._profile = Profile.load(str(path))
+        self.name, self.input_hw = self._profile.name, self._profile.input_hw
+        self._prompter = Prompter(str(path))
+        self.vocabulary = self._prompter.vocabulary
+        self.end_token_id = self._prompter.end_token_id
         self.stop_token_ids = _stop_token_ids(self.model, self.end_token_id)
 
     @property
@@ -119,15 +92,12 @@ class Checkpoint:
     def patches(self, image_hw3: NDArray[np.uint8]) -> Patches:
         """Resize and cut an image; thread-safe, and most of it runs without the interpreter's lock.
 
-        With ``input_hw`` the image is stretched to it by Pillow's bicubic filter, which averages
-        over the whole footprint when it shrinks; else the processor keeps the aspect ratio.
+        With ``input_hw`` the image is stretched to it, else the processor keeps the aspect ratio.
         """
-        image = Image.fromarray(image_hw3)
-        if self.input_hw is not None:
-            height, width = self.input_hw
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
         batch = self._images.preprocess(
-            [image], do_resize=self.input_hw is None, return_tensors="pt"
+            [self._profile.picture(image_hw3)],
+            do_resize=self.input_hw is None,
+            return_tensors="pt",
         )
         return Patches(batch["pixel_values"], batch["image_grid_thw"])
 
@@ -153,9 +123,9 @@ class Checkpoint:
     def prompt_ids(self, instruction: str, visual_tokens: int) -> list[int]:
         """The ids of the prompt, its image placeholder repeated for every visual token."""
         ids: list[int] = []
-        for token in self._pieces.before:
+        for token in self._prompter.ids(instruction):
             ids += [token] * (visual_tokens if token == self._image_token_id else 1)
-        return [*ids, *self._plain.encode(instruction).ids, *self._pieces.after]
+        return ids
 
     @property
     def _image_token_id(self) -> int:
@@ -178,7 +148,8 @@ def _load_model(path: str, device: str, dtype: str) -> Any:
     return model.to(device)  # from_pretrained leaves it in evaluation mode
 
 
-def _load_image_processor(path: str, max_pixels: int | None) -> Qwen2VLImageProcessorPil:
+def load_image_processor(path: str, max_pixels: int | None) -> Qwen2VLImageProcessorPil:
+    """The checkpoint's image processor; ``max_pixels`` bounds the area further."""
     # The Pillow class by name: the automatic choice prefers one that needs torchvision.
     processor = Qwen2VLImageProcessorPil.from_pretrained(path)
     if max_pixels is not None:
@@ -187,43 +158,6 @@ def _load_image_processor(path: str, max_pixels: int | None) -> Qwen2VLImageProc
         size = {"shortest_edge": min(size["shortest_edge"], longest), "longest_edge": longest}
         processor = Qwen2VLImageProcessorPil.from_pretrained(path, size=size)
     return processor
-
-
-def _profile(path: str) -> Profile:
-    file = cached_file(path, PROFILE_FILE, _raise_exceptions_for_missing_entries=False)
-    entries = {} if file is None else json.loads(Path(file).read_text())
-    size = entries.get("input_hw")
-    folder = Path(path)
-    return Profile(
-        name=entries.get("name") or (folder.resolve().name if folder.exists() else path),
-        input_hw=None if size is None else (int(size[0]), int(size[1])),
-    )
-
-
-def _without_added_tokens(tokenizer: Any) -> Tokenizer:
-    """The tokenizer with no control or other added token, so that text cannot spell one."""
-    spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    spec["added_tokens"] = []
-    return Tokenizer.from_str(json.dumps(spec))
-
-
-def _prompt_pieces(tokenizer: Any) -> _PromptPieces:
-    content = [{"type": "image"}, {"type": "text", "text": _SENTINEL}]
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
-    before, found, after = text.partition(_SENTINEL)
-    if not found:
-        raise ValueError("the chat template leaves the instruction out")
-    encode = tokenizer.backend_tokenizer.encode
-    return _PromptPieces(tuple(encode(before).ids), tuple(encode(after).ids))
-
-
-def _vocabulary(tokenizer: Any) -> Mapping[int, bytes]:
-    added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
-    control = {token for token, meaning in added.items() if meaning.special}
-    spelled = token_bytes(tokenizer.get_vocab())
-    return {token: text for token, text in spelled.items() if token not in control}
 
 
 def _stop_token_ids(model: Any, end_token_id: int) -> frozenset[int]:

@@ -1,0 +1,68 @@
+"""Which engine a name means, and how it is made from the options of the command line."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from simpleseg_server.engines.base import Engine
+
+EngineKind = Literal["auto", "embedded", "vllm"]
+
+
+def is_vllm_installed() -> bool:
+    return find_spec("vllm") is not None
+
+
+def best_engine() -> EngineKind:
+    """vLLM where it is installed and a GPU is there, else the embedded engine."""
+    if not is_vllm_installed():
+        return "embedded"
+    import torch
+
+    return "vllm" if torch.cuda.is_available() else "embedded"
+
+
+def make_engine(
+    kind: EngineKind,
+    checkpoint: str,
+    *,
+    max_batch: int | None = None,
+    draft: bool = True,
+    vllm_options: Mapping[str, Any] | None = None,
+) -> Engine:
+    """An engine that has loaded nothing yet. ``vllm_options`` are fields of ``VllmOptions``; an
+    ``adapter`` is given as ``NAME=PATH``.
+
+    Raises ValueError for vLLM's options with another engine, and where vLLM is not installed.
+    """
+    kind = best_engine() if kind == "auto" else kind
+    if kind == "vllm":
+        return _vllm_engine(checkpoint, max_batch, draft, vllm_options or {})
+    if vllm_options:
+        names = ", ".join(sorted(vllm_options))
+        raise ValueError(f"the embedded engine has no option {names}; use --engine vllm")
+    from simpleseg_server.engines.transformers import TransformersEngine
+
+    if max_batch is None:
+        return TransformersEngine(checkpoint, draft=draft)
+    return TransformersEngine(checkpoint, draft=draft, max_batch=max_batch)
+
+
+def _vllm_engine(
+    checkpoint: str, max_batch: int | None, draft: bool, given: Mapping[str, Any]
+) -> Engine:
+    if not is_vllm_installed():
+        raise ValueError(
+            "vllm is not installed; on a CUDA host: pip install 'simpleseg-server[server,vllm]'"
+        )
+    from simpleseg_server.engines.vllm import VllmEngine
+    from simpleseg_server.engines.vllm_backend import Adapter, VllmOptions
+
+    values = dict(given)
+    if "adapter" in values:
+        values["adapter"] = Adapter.parse(values["adapter"])
+    options = VllmOptions(draft=draft, **values)
+    if max_batch is not None:
+        options = replace(options, max_num_seqs=max_batch)
+    return VllmEngine(checkpoint, options)

@@ -1,0 +1,284 @@
+"""The vLLM engine: a Qwen-VL checkpoint on a GPU (or a CPU), many requests at once."""
+
+import asyncio
+import codecs
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoConfig
+
+from simpleseg_polygon.grammar import max_tokens_for
+from simpleseg_polygon.prompts import TARGETS, Target, instruction
+from simpleseg_server.engines.base import (
+    Capabilities,
+    Delta,
+    EngineDeadError,
+    EngineError,
+    FinishReason,
+    GenerationRequest,
+    TokenLogprob,
+    Usage,
+)
+from simpleseg_server.engines.checkpoint import load_image_processor
+from simpleseg_server.engines.item_limit import ItemLimit, grammar_beyond, items_within
+from simpleseg_server.engines.prompting import Profile, Prompter
+from simpleseg_server.engines.vllm_backend import (
+    Backend,
+    Chunk,
+    Generation,
+    Launch,
+    VllmOptions,
+)
+
+MAX_ANSWER_TOKENS = 8192
+
+
+def start_vllm(launch: Launch) -> Backend:
+    """The real vLLM; takes tens of seconds."""
+    from simpleseg_server.engines import vllm_environment
+
+    vllm_environment.prepare()
+    from simpleseg_server.engines.vllm_compat import VllmBackend  # imports vllm, for some seconds
+
+    return VllmBackend(launch)
+
+
+class VllmEngine:
+    """Qwen2.5-VL or Qwen3-VL from a checkpoint directory or hub id, run by vLLM; see the Engine
+    protocol.
+
+    The grammar is the polygon language's EBNF, bounded in items; it allows one item more than the
+    request, and the answer is closed when the model begins that one: so ``length`` is said where,
+    and only where, the model wanted to go on. A log-probability is normalised among the tokens that
+    the grammar allows, at temperature 1. Images are known to vLLM by ``image_key`` alone, so a
+    second prompt on an image uses what is cached of the first.
+
+    ``Usage.forward_passes`` is exact, but for drafted answers that end by the budget: there steps
+    whose output arrives together count as one.
+
+    >>> engine = VllmEngine("path/to/checkpoint", VllmOptions(dtype="bfloat16"))  # loads nothing
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        options: VllmOptions | None = None,
+        *,
+        start_backend: Callable[[Launch], Backend] = start_vllm,
+    ) -> None:
+        self._path = str(model_path)
+        self._options = options or VllmOptions()
+        self._start_backend = start_backend
+        self._model: _ServedModel | None = None
+        self._backend: Backend | None = None
+        self._running: set[str] = set()
+        self._is_closed = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Raises EngineError before the engine has started."""
+        if self._model is None:
+            raise EngineError("the engine has not started")
+        return self._model.capabilities
+
+    async def start(self) -> None:
+        """Load the model, then answer one request of every task: that builds the grammars, runs
+        the vision tower and compiles what vLLM compiles for log-probabilities."""
+        try:
+            self._model = await asyncio.to_thread(_ServedModel, self._path, self._options)
+            self._backend = await asyncio.to_thread(self._start_backend, self._model.launch)
+            await self._backend.ready()
+            for target in TARGETS:
+                async with aclosing(self.generate(self._warm_up_request(target))) as deltas:
+                    async for _ in deltas:
+                        pass
+        except Exception as error:
+            await self.close()
+            if isinstance(error, EngineError):
+                raise
+            raise EngineError(f"cannot serve {self._path} with vLLM: {error}") from error
+
+    async def close(self) -> None:
+        """Stop; running requests get EngineDeadError. Idempotent."""
+        backend, was_closed = self._backend, self._is_closed
+        self._is_closed = True
+        if backend is None or was_closed:
+            return
+        await backend.abort(list(self._running))
+        await asyncio.to_thread(backend.shutdown)
+
+    def check_health(self) -> None:
+        """Raise EngineDeadError where vLLM has died or never began."""
+        if self._backend is None:
+            raise EngineDeadError("the engine has not started")
+        if self._is_closed or self._backend.is_dead:
+            raise EngineDeadError("vLLM has stopped")
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        """Stream the answer; closing the iterator aborts it. Raises EngineError."""
+        self.check_health()
+        backend, model = self._backend, self._model
+        assert backend is not None
+        assert model is not None
+        began = time.perf_counter()
+        limit = _item_limit(request, model.capabilities.max_tokens)
+        generation = await asyncio.to_thread(model.generation, request, limit)
+        answer = _AnswerReader(model.prompter.vocabulary, limit, began)
+        self._running.add(generation.request_id)
+        try:
+            async with aclosing(backend.generate(generation)) as chunks:
+                async for chunk in chunks:
+                    delta = answer.read(chunk)
+                    yield delta
+                    if delta.finish_reason is not None:
+                        return
+            raise EngineError("vLLM ended the stream without a reason")
+        except EngineError as error:
+            # Whatever a request dies of while the engine stops, it dies of that.
+            if self._is_closed and not isinstance(error, EngineDeadError):
+                raise EngineDeadError("the engine has stopped") from error
+            raise
+        finally:
+            self._running.discard(generation.request_id)
+
+    def _warm_up_request(self, target: Target) -> GenerationRequest:
+        height, width = self.capabilities.input_hw or (224, 224)
+        return GenerationRequest(
+            request_id="warm-up",
+            image_hw3=np.zeros((height, width, 3), np.uint8),
+            image_key="warm-up",
+            instruction=instruction(target, "the object"),
+            target=target,
+            max_tokens=8 if target == "text" else max_tokens_for(target, 3),
+            constrained=target != "text",
+        )
+
+
+class _ServedModel:
+    """What of a checkpoint is known without its weights."""
+
+    def __init__(self, path: str, options: VllmOptions) -> None:
+        self._profile = Profile.load(path)
+        self.prompter = Prompter(path, trust_remote_code=options.trust_remote_code)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=options.trust_remote_code)
+        positions = int(config.get_text_config().max_position_embeddings)
+        self.launch = Launch(
+            model=path,
+            options=options,
+            max_model_len=min(positions, options.max_model_len),
+            image_hw=self._profile.input_hw,
+        )
+        self.capabilities = Capabilities(
+            engine="vllm",
+            model=self._profile.name if options.adapter is None else options.adapter.name,
+            targets=TARGETS,
+            max_tokens=min(MAX_ANSWER_TOKENS, self.launch.max_model_len),
+            max_concurrency=options.max_num_seqs,
+            max_pixels=_max_pixels(path, self._profile, options),
+            input_hw=self._profile.input_hw,
+        )
+
+    def generation(self, request: GenerationRequest, limit: ItemLimit | None) -> Generation:
+        """The request in vLLM's terms. Raises EngineError for a budget that holds no answer."""
+        grammar, max_tokens = None, request.max_tokens
+        if limit is not None:
+            try:
+                grammar, max_tokens = grammar_beyond(request.target, limit.items)
+            except ValueError as error:
+                raise EngineError(f"no answer fits the request's budget: {error}") from error
+        return Generation(
+            # Unique, since vLLM refuses an id that is still running.
+            request_id=f"{request.request_id}-{secrets.token_hex(4)}",
+            prompt_ids=self.prompter.ids(request.instruction),
+            image=self._profile.picture(request.image_hw3),
+            image_key=request.image_key,
+            max_tokens=max_tokens,
+            grammar=grammar,
+            temperature=request.temperature,
+            seed=request.seed,
+        )
+
+
+def _max_pixels(path: str, profile: Profile, options: VllmOptions) -> int:
+    if profile.input_hw is not None:
+        return profile.input_hw[0] * profile.input_hw[1]
+    return int(load_image_processor(path, options.max_pixels).size["longest_edge"])
+
+
+def _item_limit(request: GenerationRequest, max_tokens: int) -> ItemLimit | None:
+    """None for an answer without a grammar. Raises EngineError for more tokens than are served."""
+    if request.max_tokens > max_tokens:
+        raise EngineError(f"max_tokens is above {max_tokens}")
+    if request.target == "text" or not request.constrained:
+        return None
+    return ItemLimit(items_within(request.target, request.max_tokens, request.max_points))
+
+
+class _AnswerReader:
+    """Turns the chunks of one answer into deltas."""
+
+    def __init__(
+        self, vocabulary: Mapping[int, bytes], limit: ItemLimit | None, began: float
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._limit = limit
+        self._began = began
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._first_at = began
+        self._chunks = 0
+        self._completion_tokens = 0
+
+    def read(self, chunk: Chunk) -> Delta:
+        """Raises EngineError where vLLM gave the request up."""
+        if chunk.end == "abort":
+            raise EngineError("vLLM aborted the request")
+        if chunk.tokens:
+            self._chunks += 1
+        if self._chunks <= 1:
+            self._first_at = time.perf_counter()
+        text, tokens = self._spell(chunk)
+        reason: FinishReason | None = chunk.end
+        if self._limit is not None and self._limit.is_cut:
+            reason = "length"
+        if reason is None:
+            return Delta(text, tokens)
+        text += self._decoder.decode(b"", True)
+        return Delta(text, tokens, reason, self._usage(chunk))
+
+    def _spell(self, chunk: Chunk) -> tuple[str, tuple[TokenLogprob, ...]]:
+        """The chunk's text and the tokens that are wholly in it, without the end token; other
+        control tokens spell nothing."""
+        text, tokens = "", []
+        for index, (token, logprob) in enumerate(chunk.tokens):
+            self._completion_tokens += 1
+            if chunk.end == "stop" and index == len(chunk.tokens) - 1:
+                break
+            spelled = self._vocabulary.get(token, b"")
+            piece = self._decoder.decode(spelled)
+            text += piece if self._limit is None else self._limit.read(piece)
+            if self._limit is not None and self._limit.is_cut:
+                break
+            tokens.append(TokenLogprob(spelled.decode("utf-8", "replace"), logprob))
+        return text, tuple(tokens)
+
+    def _decode_steps(self, chunk: Chunk) -> int:
+        """Every step but the prefill's writes one token and the drafts that it accepted."""
+        if chunk.accepted is None:
+            return max(0, self._chunks - 1)
+        return max(0, self._completion_tokens - 1 - chunk.accepted)
+
+    def _usage(self, chunk: Chunk) -> Usage:
+        now = time.perf_counter()
+        before_decode = (self._first_at - self._began) * 1e3
+        return Usage(
+            prompt_tokens=chunk.prompt_tokens,
+            completion_tokens=self._completion_tokens,
+            forward_passes=self._decode_steps(chunk),
+            queue_ms=min(chunk.queue_ms, before_decode),
+            prefill_ms=max(0.0, before_decode - chunk.queue_ms),
+            decode_ms=(now - self._first_at) * 1e3,
+        )

@@ -1,0 +1,234 @@
+"""vLLM itself behind ``vllm_backend.Backend``: the only module that imports vllm.
+
+Written for 0.26 to 0.33. Whatever moves between its versions is looked for here, and nowhere else.
+"""
+
+import json
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from transformers.utils.hub import cached_file
+from vllm import AsyncEngineArgs, SamplingParams
+from vllm.lora.request import LoRARequest
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
+from vllm.v1.sample.rejection_sampler import expand_batch_to_tokens
+
+from simpleseg_server.engines.base import EngineDeadError, EngineError
+from simpleseg_server.engines.vllm_backend import Adapter, Chunk, ChunkEnd, Generation, Launch
+
+DRAFTER = "simpleseg_server.engines.drafter.ContourProposer"
+logger = logging.getLogger("simpleseg")
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+_ENDS = (None, *get_args(ChunkEnd))
+
+
+class VllmBackend:
+    """A vLLM engine, whose scheduler and model run in a child process.
+
+    Construct it in a thread: it takes tens of seconds. ``shutdown`` blocks too.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        config = engine_args(launch).create_engine_config()
+        self._engine: Any = AsyncLLM.from_vllm_config(config)
+        self._is_shut_down = False
+        self._max_model_len = launch.max_model_len
+        self._drafts = config.speculative_config is not None
+        adapter = launch.options.adapter
+        self._lora = None if adapter is None else LoRARequest(adapter.name, 1, adapter.path)
+
+    @property
+    def is_dead(self) -> bool:
+        return self._is_shut_down or bool(self._engine.errored)
+
+    async def ready(self) -> None:
+        """Wait until the processor for images is warm: it starts in a background thread, and its
+        cache must not be used meanwhile."""
+        await self._engine.reset_mm_cache()
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[Chunk, None]:
+        try:
+            prompt = await self._render(generation)
+            prompt_tokens = len(prompt["prompt_token_ids"])
+            needed = prompt_tokens + generation.max_tokens
+            if needed > self._max_model_len:
+                raise EngineError(f"prompt and answer take {needed} tokens, more than are served")
+            outputs = self._engine.generate(
+                prompt,
+                sampling_params(generation),
+                generation.request_id,
+                lora_request=self._lora,
+            )
+            async with aclosing(outputs):
+                async for output in outputs:
+                    yield self._chunk(output, prompt_tokens)
+        except VllmDeadError as error:
+            raise EngineDeadError("vLLM has died") from error
+        except EngineError:
+            raise
+        except Exception as error:
+            raise EngineError(f"vLLM: {type(error).__name__}: {error}") from error
+
+    async def abort(self, request_ids: Sequence[str]) -> None:
+        if request_ids and not self.is_dead:
+            await self._engine.abort(list(request_ids))
+
+    def shutdown(self) -> None:
+        self._is_shut_down = True
+        engine, self._engine = self._engine, None
+        engine.shutdown()  # not left to its __del__, which fails while the interpreter ends
+
+    async def _render(self, generation: Generation) -> Any:
+        """The prompt with the image preprocessed, off the event loop. Versions without a renderer
+        do it inside ``generate``."""
+        prompt = {
+            "prompt_token_ids": list(generation.prompt_ids),
+            "multi_modal_data": {"image": [generation.image]},
+            "multi_modal_uuids": {"image": [generation.image_key]},
+        }
+        render = getattr(getattr(self._engine, "renderer", None), "render_cmpl_async", None)
+        if render is None:
+            return prompt
+        [rendered] = await render([prompt])
+        return rendered
+
+    def _chunk(self, output: Any, prompt_tokens: int) -> Chunk:
+        completion = output.outputs[0]
+        tokens = tuple(
+            (token, places[token].logprob)
+            for token, places in zip(completion.token_ids, completion.logprobs or (), strict=True)
+        )
+        reason = completion.finish_reason
+        if reason not in _ENDS:
+            raise EngineError(f"vLLM ended the answer with {reason!r}")
+        return Chunk(tokens, prompt_tokens, reason, _queue_ms(output), self._accepted(completion))
+
+    def _accepted(self, completion: Any) -> int | None:
+        if not self._drafts:
+            return 0
+        counted = getattr(completion, "spec_decode_metrics", None)
+        if counted is None:
+            return None
+        histogram: list[int] = counted.histogram
+        return sum(accepted * steps for accepted, steps in enumerate(histogram))
+
+
+def engine_args(launch: Launch) -> Any:
+    """vLLM's arguments for our options."""
+    options = launch.options
+    image: dict[str, int] = {"count": 1}
+    if launch.image_hw is not None:
+        image |= {"height": launch.image_hw[0], "width": launch.image_hw[1]}
+    arguments: dict[str, Any] = {
+        "model": launch.model,
+        "dtype": options.dtype,
+        "quantization": options.quantization,
+        "tensor_parallel_size": options.tensor_parallel_size,
+        "max_model_len": launch.max_model_len,
+        "max_num_seqs": options.max_num_seqs,
+        "trust_remote_code": options.trust_remote_code,
+        "limit_mm_per_prompt": {"image": image, "video": 0},
+        "structured_outputs_config": {"backend": "xgrammar"},
+        # Compiling and capturing graphs pays on a GPU only.
+        "enforce_eager": not torch.cuda.is_available(),
+    }
+    if options.max_pixels is not None:
+        arguments["mm_processor_kwargs"] = {"max_pixels": options.max_pixels}
+    if options.adapter is not None:
+        arguments |= {"enable_lora": True, "max_lora_rank": _lora_rank(options.adapter)}
+    if options.draft and supports_drafting():
+        arguments["speculative_config"] = {
+            "method": "custom_class",
+            "model": DRAFTER,
+            "num_speculative_tokens": options.max_draft,
+        }
+        if "per_request_spec_decode_metrics" in AsyncEngineArgs.__dataclass_fields__:
+            arguments["per_request_spec_decode_metrics"] = "summary"
+    return AsyncEngineArgs(**arguments)
+
+
+def supports_drafting() -> bool:
+    """Whether this vLLM takes a proposer of ours; else it runs without drafts, and says so."""
+    if find_spec("vllm.v1.spec_decode.custom_class_proposer") is not None:
+        return True
+    logger.warning("drafting is off: this vLLM takes no custom proposer")
+    return False
+
+
+def samples_drafts_rightly() -> bool:
+    """Whether drafts leave the distribution of sampled answers alone; mends it where it knows how.
+
+    For the process that runs the model. Without Triton, 0.32 spreads each request's temperature
+    over its drafts into a copy that is thrown away, and samples with uninitialised memory (vLLM
+    issue 55005).
+    """
+    if torch.cuda.is_available() or _spreads_over_drafts():
+        return True
+    if find_spec("vllm.triton_utils.dispatcher") is None:
+        return False
+    dispatcher: Any = import_module("vllm.triton_utils.dispatcher")
+    dispatcher.register_kernels({"vllm.v1.sample.rejection_sampler.expand_kernel": _spread})
+    return _spreads_over_drafts()
+
+
+def _spread(
+    output: torch.Tensor,
+    values: torch.Tensor,
+    ends: torch.Tensor,
+    replace_from: float,
+    replace_to: float,
+    longest: int | None = None,
+) -> None:
+    """Fill ``output`` with each of ``values`` up to its end; the arguments are vLLM's kernel's."""
+    counts = torch.diff(ends, prepend=ends.new_zeros(1)).long()
+    replaced = torch.where(values == replace_from, replace_to, values)
+    output.copy_(replaced.to(output.dtype).repeat_interleave(counts))
+
+
+def _spreads_over_drafts() -> bool:
+    """Whether the values of two requests reach one and two drafted tokens."""
+    try:
+        spread = expand_batch_to_tokens(
+            torch.tensor([0.5, 2.0]), torch.tensor([1, 3], dtype=torch.int32), 3
+        )
+    except Exception:  # no implementation for this machine is registered
+        logger.exception("vLLM cannot spread temperatures over drafts")
+        return False
+    return bool(spread.tolist() == [0.5, 2.0, 2.0])
+
+
+def sampling_params(generation: Generation) -> SamplingParams:
+    """One token's log-probability each, deltas, and no text: the answer is spelled on our side."""
+    grammar = generation.grammar
+    return SamplingParams(
+        temperature=generation.temperature,
+        seed=generation.seed,
+        max_tokens=generation.max_tokens,
+        logprobs=0,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+        structured_outputs=None if grammar is None else StructuredOutputsParams(grammar=grammar),
+    )
+
+
+def _lora_rank(adapter: Adapter) -> int:
+    """The least rank that vLLM knows and the adapter fits in."""
+    file = cached_file(adapter.path, "adapter_config.json")
+    rank = int(json.loads(Path(str(file)).read_text())["r"])
+    return next((known for known in _LORA_RANKS if known >= rank), rank)
+
+
+def _queue_ms(output: Any) -> float:
+    """The wait in vLLM's own queue; 0 where it keeps no statistics."""
+    times = getattr(output, "metrics", None)
+    if times is None or not times.scheduled_ts:
+        return 0.0
+    return max(0.0, float(times.scheduled_ts - times.queued_ts) * 1e3)
