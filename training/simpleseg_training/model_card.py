@@ -88,7 +88,7 @@ with the true area bright:
 - Coordinates lie on the grid of its {image_px} input pixels; outlines are simplified to about nine
   vertices, which by itself costs about 0.05 of IoU. Thin and curved objects suffer most.
 - With several objects it often picks the wrong one, above all for relations and order.
-- It hardly ever says that an object is not there: asked for one that is absent, it outlines another.
+- It hardly ever says that an object is not there: asked for an absent one, it outlines another.
 """
 
 

@@ -118,12 +118,12 @@ def write_curves(log: Path, out: Path) -> None:
     checks = [r for r in records if "evaluation" in r]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for name in ("digits", "structure", "visual", "next_number"):
-        left.plot([r["images"] for r in steps], [r[name] for r in steps], label=name)
-    left.set(xlabel="images", ylabel="loss", yscale="log", title="training losses")
+        left.plot([r["images"] / 1000 for r in steps], [r[name] for r in steps], label=name)
+    left.set(xlabel="thousand images", ylabel="loss", yscale="log", title="training losses")
     for data in ("demo-single", "demo-multi"):
         scores = [r["evaluation"][data]["giou"] for r in checks]
-        right.plot([r["images"] for r in checks], scores, marker="o", label=data)
-    right.set(xlabel="images", ylabel="mean IoU", ylim=(0, 1), title="validation, greedy")
+        right.plot([r["images"] / 1000 for r in checks], scores, marker="o", label=data)
+    right.set(xlabel="thousand images", ylabel="mean IoU", ylim=(0, 1), title="validation, greedy")
     for axes in (left, right):
         axes.legend()
         axes.grid(alpha=0.3)
