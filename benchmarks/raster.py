@@ -2,7 +2,8 @@
 
 Compared, on one region of 24 vertices: ``region_to_rle`` at 1024x1024 with the decoding in the
 SimpleSeg README (``frPyObjects``, ``decode``, sums, uint8 mask), and at 8192x8192 with itself at
-1024x1024 and with ``frPyObjects`` alone. Sides alternate call by call; times are medians.
+1024x1024 and with ``frPyObjects`` alone. Sides alternate, two calls each; times are medians of the
+second calls, and of the first ones (``_cold``).
 
     python benchmarks/raster.py [--quick] [--json]
 
@@ -58,15 +59,18 @@ def reference_mask(region: Region, size: ImageSize) -> NDArray[np.uint8]:
 
 
 def median_times_ms(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median milliseconds of one call of each side; every round calls each side once."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for call in sides.values():
-        call()
+    """Median milliseconds of one call of each side; every round calls each side twice.
+
+    ``name`` is the second call, in the caches and memory that its own kind leaves behind;
+    ``name_cold`` is the first, right after the other side, whose large arrays have emptied them.
+    """
+    times: dict[str, list[float]] = {f"{name}{end}": [] for name in sides for end in ("_cold", "")}
     for _ in range(rounds):
         for name, call in sides.items():
-            started = time.perf_counter()
-            call()
-            times[name].append(1000 * (time.perf_counter() - started))
+            for end in ("_cold", ""):
+                started = time.perf_counter()
+                call()
+                times[name + end].append(1000 * (time.perf_counter() - started))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -106,6 +110,9 @@ def measure(rounds: int) -> dict[str, Any]:
     theirs = reference_mask(region, SMALL)
     return {
         "speedup_vs_reference_1024": round(times["reference_1024"] / times["ours_1024"], 1),
+        "speedup_vs_reference_1024_cold": round(
+            times["reference_1024_cold"] / times["ours_1024_cold"], 1
+        ),
         "time_8192_over_1024": round(times["ours_8192"] / times["ours_1024_again"], 2),
         "time_vs_frpyobjects_8192": round(times["ours_8192"] / times["frpyobjects_8192"], 2),
         "iou_with_reference_1024": round(float((ours & theirs).sum() / (ours | theirs).sum()), 4),
