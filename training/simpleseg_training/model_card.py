@@ -64,7 +64,8 @@ several questions that share it:
 - Muon for matrices, AdamW for the rest; constant rate, then a cosine to zero.
 
 The run was one run on two CPU cores, and was changed on its way: the weights of the losses at
-25,600 images, the pointing loss and the scenes of short questions at 76,800.
+25,600 images, the pointing loss and the scenes of short questions at 76,800, its length at
+102,400.
 
 ![Training losses and validation IoU against images seen](curves.png)
 
