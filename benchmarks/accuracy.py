@@ -8,13 +8,12 @@ metrics of ``simpleseg eval``. ``--pictures`` keeps a picture of each data set's
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from hardware import hardware
 
 DATA = ("demo-single", "demo-multi", "demo-hard")
 
@@ -47,14 +46,8 @@ def main() -> None:
             print(data)
             print("\n".join(f"  {name:<20} {value}" for name, value in metrics.items()))
         return
-    machine = {
-        "machine": platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
-        "load_1min": round(os.getloadavg()[0], 1),
-        "torch": version("torch"),
-        "transformers": version("transformers"),
-    }
-    print(json.dumps({**machine, "results": results}))
+    machine = hardware("torch", "transformers")
+    print(json.dumps({"model": "simpleseg-demo", "hardware": machine, "results": results}))
 
 
 if __name__ == "__main__":

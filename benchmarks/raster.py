@@ -14,16 +14,13 @@ better, ``time_8192_over_1024`` and ``time_vs_frpyobjects_8192`` lower.
 import argparse
 import json
 import math
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hardware import hardware
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
@@ -74,19 +71,6 @@ def median_times_ms(sides: dict[str, Callable[[], object]], rounds: int) -> dict
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def hardware() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.name == "posix" else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "load_1min": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-        "numpy": version("numpy"),
-        "pycocotools": version("pycocotools"),
-    }
-
-
 def measure(rounds: int) -> dict[str, Any]:
     region = region_with_24_vertices()
     small = median_times_ms(
@@ -118,7 +102,7 @@ def measure(rounds: int) -> dict[str, Any]:
         "iou_with_reference_1024": round(float((ours & theirs).sum() / (ours | theirs).sum()), 4),
         "median_ms": {name: round(value, 3) for name, value in times.items()},
         "rounds": rounds,
-        "hardware": hardware(),
+        "hardware": hardware("numpy", "pycocotools"),
     }
 
 

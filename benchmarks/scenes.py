@@ -7,11 +7,10 @@ The last line printed with ``--json`` is one object; higher is better.
 
 import argparse
 import json
-import os
-import platform
 import time
 
 import numpy as np
+from hardware import hardware
 
 from simpleseg_training.examples import make_examples
 from simpleseg_training.scenes import SPLITS, render_scene
@@ -38,8 +37,7 @@ def main() -> None:
     count = 500 if options.quick else 3000
     scenes_per_second(50, QUESTIONS)  # warm up
     figures = {
-        "machine": platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
+        "hardware": hardware("numpy", "opencv-python-headless"),
         "size_px": SIZE_PX,
         "scenes_per_s": round(scenes_per_second(count, 0), 1),
         "scenes_with_questions_per_s": round(scenes_per_second(count, QUESTIONS), 1),
