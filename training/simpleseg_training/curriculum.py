@@ -15,15 +15,18 @@ from simpleseg_training.packing import Batch, Packed, Packer, collate
 from simpleseg_training.scenes import SPLITS, Rendering, render_scene
 
 _PROBES: dict[Task, float] = {  # short answers that tell where and what an object is
-    ("text", "box"): 0.5,
-    ("text", "point"): 0.2,
-    ("point", "text"): 0.2,
-    ("point", "box"): 0.1,
+    ("text", "box"): 0.45,
+    ("text", "point"): 0.15,
+    ("point", "text"): 0.15,
+    ("point", "box"): 0.07,
+    # One token tells an absent object from a present one: rare questions would never teach it.
+    ("absent", "box"): 0.18,
 }
 _OUTLINES: dict[Task, float] = {
-    ("text", "region"): 0.85,
-    ("point", "region"): 0.07,
-    ("box", "region"): 0.08,
+    ("text", "region"): 0.78,
+    ("point", "region"): 0.06,
+    ("box", "region"): 0.06,
+    ("absent", "region"): 0.1,
 }
 
 

@@ -27,7 +27,7 @@ Source = Literal["text", "point", "box", "region", "several", "absent"]
 Task = tuple[Source, Target]
 
 TASK_WEIGHTS: dict[Task, float] = {
-    ("text", "region"): 0.50,
+    ("text", "region"): 0.46,
     ("text", "box"): 0.12,
     ("text", "point"): 0.04,
     ("point", "region"): 0.05,
@@ -40,7 +40,7 @@ TASK_WEIGHTS: dict[Task, float] = {
     ("region", "point"): 0.01,
     ("region", "text"): 0.02,
     ("several", "region"): 0.04,
-    ("absent", "region"): 0.04,
+    ("absent", "region"): 0.08,
     ("absent", "box"): 0.01,
 }
 
