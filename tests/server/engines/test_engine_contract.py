@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,15 +71,9 @@ def _maker(name: str, checkpoint: Path) -> MakeEngine:
         return lambda: ScriptedEngine(_script)
     if name == "embedded":
         return lambda: TransformersEngine(checkpoint, num_threads=1)
-    if find_spec("vllm") is None:
-        pytest.skip("vllm is not installed; `make test-vllm` installs it")
     return lambda: VllmEngine(
         checkpoint, VllmOptions(dtype="float32", draft=name == "vllm-drafting")
     )
-
-
-# What vLLM and torchvision warn of on import is not ours.
-_VLLM = (pytest.mark.vllm, pytest.mark.filterwarnings("default"))
 
 
 @pytest.fixture(
@@ -88,8 +81,8 @@ _VLLM = (pytest.mark.vllm, pytest.mark.filterwarnings("default"))
     params=[
         "scripted",
         "embedded",
-        pytest.param("vllm", marks=_VLLM),
-        pytest.param("vllm-drafting", marks=_VLLM),
+        pytest.param("vllm", marks=pytest.mark.vllm),
+        pytest.param("vllm-drafting", marks=pytest.mark.vllm),
     ],
 )
 def running(request: pytest.FixtureRequest, qwen3_checkpoint: Path) -> Iterator[Running]:

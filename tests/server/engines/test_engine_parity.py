@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -27,10 +26,6 @@ DEMO_MODEL = Path(simpleseg_server.__file__).parent / "demo_model"
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.filterwarnings("default"),  # what vLLM warns of on import is not ours
-    pytest.mark.skipif(
-        find_spec("vllm") is None, reason="vllm is not installed; `make test-vllm` installs it"
-    ),
     pytest.mark.skipif(
         not (DEMO_MODEL / "config.json").is_file(), reason="this build ships no demo model"
     ),
