@@ -5,10 +5,12 @@ was complete. So the grammar gets one item more than the budget, and the answer 
 model begins it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from simpleseg_polygon.grammar import Budget, ebnf, max_tokens_for
 from simpleseg_polygon.prompts import Target
+from simpleseg_server.engines.base import EngineError, GenerationRequest, TokenLogprob
 
 
 def items_within(target: Target, max_tokens: int, max_points: int | None) -> int:
@@ -23,14 +25,16 @@ def items_within(target: Target, max_tokens: int, max_points: int | None) -> int
     return affordable if max_points is None or target == "box" else min(affordable, max_points)
 
 
-def grammar_beyond(target: Target, items: int) -> tuple[str, int]:
-    """The EBNF of answers with one item more than ``items``, and the tokens they take at most.
+def budget_beyond(target: Target, items: int) -> Budget:
+    """The budget of answers with one item more than ``items``.
 
-    Raises ValueError where no answer has as few items.
+    Raises EngineError where no answer has as few items.
     """
-    ebnf(target, Budget(max(1, max_tokens_for(target, items))))
-    max_tokens = max_tokens_for(target, items + 1)
-    return ebnf(target, Budget(max_tokens)), max_tokens
+    try:
+        ebnf(target, Budget(max(1, max_tokens_for(target, items))))
+    except ValueError as error:
+        raise EngineError(f"no answer fits the request's budget: {error}") from error
+    return Budget(max_tokens_for(target, items + 1))
 
 
 @dataclass
@@ -72,3 +76,30 @@ class ItemLimit:
         elif character == "[":
             self._depth += 1
         self._after_digit = character.isdigit()
+
+
+def item_limit(request: GenerationRequest, most_tokens: int) -> ItemLimit | None:
+    """The limit of a request; None for an answer without a grammar.
+
+    Raises EngineError where it asks for more than the ``most_tokens`` that are served.
+    """
+    if request.max_tokens > most_tokens:
+        raise EngineError(f"max_tokens is above {most_tokens}")
+    if request.target == "text" or not request.constrained:
+        return None
+    return ItemLimit(items_within(request.target, request.max_tokens, request.max_points))
+
+
+def within(
+    limit: ItemLimit | None, pieces: Iterable[tuple[str, TokenLogprob]]
+) -> tuple[str, tuple[TokenLogprob, ...], int]:
+    """The text of tokens up to the limit, the tokens that are wholly in it, and how many tokens
+    were read; ``pieces`` says with every token what it adds to the text."""
+    text, tokens, count = "", [], 0
+    for piece, token in pieces:
+        count += 1
+        text += piece if limit is None else limit.read(piece)
+        if limit is not None and limit.is_cut:
+            break
+        tokens.append(token)
+    return text, tuple(tokens), count

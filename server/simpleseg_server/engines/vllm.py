@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoConfig
 
-from simpleseg_polygon.grammar import max_tokens_for
+from simpleseg_polygon.grammar import ebnf, max_tokens_for
 from simpleseg_polygon.prompts import TARGETS, Target, instruction
 from simpleseg_server.engines.base import (
     Capabilities,
@@ -24,7 +24,7 @@ from simpleseg_server.engines.base import (
     Usage,
 )
 from simpleseg_server.engines.checkpoint import load_image_processor
-from simpleseg_server.engines.item_limit import ItemLimit, grammar_beyond, items_within
+from simpleseg_server.engines.item_limit import ItemLimit, budget_beyond, item_limit, within
 from simpleseg_server.engines.prompting import Profile, Prompter
 from simpleseg_server.engines.vllm_backend import (
     Backend,
@@ -125,7 +125,7 @@ class VllmEngine:
         assert backend is not None
         assert model is not None
         began = time.perf_counter()
-        limit = _item_limit(request, model.capabilities.max_tokens)
+        limit = item_limit(request, model.capabilities.max_tokens)
         generation = await asyncio.to_thread(model.generation, request, limit)
         answer = _AnswerReader(model.prompter.vocabulary, limit, began)
         self._running.add(generation.request_id)
@@ -186,10 +186,8 @@ class _ServedModel:
         """The request in vLLM's terms. Raises EngineError for a budget that holds no answer."""
         grammar, max_tokens = None, request.max_tokens
         if limit is not None:
-            try:
-                grammar, max_tokens = grammar_beyond(request.target, limit.items)
-            except ValueError as error:
-                raise EngineError(f"no answer fits the request's budget: {error}") from error
+            budget = budget_beyond(request.target, limit.items)
+            grammar, max_tokens = ebnf(request.target, budget), budget.max_tokens
         return Generation(
             # Unique, since vLLM refuses an id that is still running.
             request_id=f"{request.request_id}-{secrets.token_hex(4)}",
@@ -207,15 +205,6 @@ def _max_pixels(path: str, profile: Profile, options: VllmOptions) -> int:
     if profile.input_hw is not None:
         return profile.input_hw[0] * profile.input_hw[1]
     return int(load_image_processor(path, options.max_pixels).size["longest_edge"])
-
-
-def _item_limit(request: GenerationRequest, max_tokens: int) -> ItemLimit | None:
-    """None for an answer without a grammar. Raises EngineError for more tokens than are served."""
-    if request.max_tokens > max_tokens:
-        raise EngineError(f"max_tokens is above {max_tokens}")
-    if request.target == "text" or not request.constrained:
-        return None
-    return ItemLimit(items_within(request.target, request.max_tokens, request.max_points))
 
 
 class _AnswerReader:
@@ -252,18 +241,17 @@ class _AnswerReader:
     def _spell(self, chunk: Chunk) -> tuple[str, tuple[TokenLogprob, ...]]:
         """The chunk's text and the tokens that are wholly in it, without the end token; other
         control tokens spell nothing."""
-        text, tokens = "", []
-        for index, (token, logprob) in enumerate(chunk.tokens):
-            self._completion_tokens += 1
-            if chunk.end == "stop" and index == len(chunk.tokens) - 1:
-                break
-            spelled = self._vocabulary.get(token, b"")
-            piece = self._decoder.decode(spelled)
-            text += piece if self._limit is None else self._limit.read(piece)
-            if self._limit is not None and self._limit.is_cut:
-                break
-            tokens.append(TokenLogprob(spelled.decode("utf-8", "replace"), logprob))
-        return text, tuple(tokens)
+        ends = chunk.end == "stop" and bool(chunk.tokens)
+        written = chunk.tokens[:-1] if ends else chunk.tokens
+        text, tokens, count = within(self._limit, map(self._piece, written))
+        is_cut = self._limit is not None and self._limit.is_cut
+        self._completion_tokens += count + (ends and not is_cut)
+        return text, tokens
+
+    def _piece(self, token: tuple[int, float]) -> tuple[str, TokenLogprob]:
+        spelled = self._vocabulary.get(token[0], b"")
+        text = self._decoder.decode(spelled)
+        return text, TokenLogprob(spelled.decode("utf-8", "replace"), token[1])
 
     def _decode_steps(self, chunk: Chunk) -> int:
         """Every step but the prefill's writes one token and the drafts that it accepted."""

@@ -14,12 +14,12 @@ from tokenizers import Tokenizer
 
 from simpleseg_polygon.codec import parse_region
 from simpleseg_polygon.drafts import Drafter
-from simpleseg_polygon.grammar import Budget, max_tokens_for, regex
+from simpleseg_polygon.grammar import Budget, ebnf, max_tokens_for, regex
 from simpleseg_polygon.prompts import Target
 from simpleseg_server.engines import choose
 from simpleseg_server.engines.base import EngineDeadError, EngineError
 from simpleseg_server.engines.drafter import answer_start
-from simpleseg_server.engines.item_limit import ItemLimit, grammar_beyond, items_within
+from simpleseg_server.engines.item_limit import ItemLimit, budget_beyond, items_within
 from simpleseg_server.engines.prompting import Prompter
 from simpleseg_server.engines.vllm import VllmEngine
 from simpleseg_server.engines.vllm_backend import (
@@ -174,10 +174,10 @@ def test_length_is_said_where_the_model_wanted_more_points(
     ("target", "items"), [("region", 3), ("region", 9), ("box", 1), ("point", 1), ("point", 4)]
 )
 def test_the_grammar_holds_one_item_more(target: Target, items: int) -> None:
-    grammar, max_tokens = grammar_beyond(target, items)
+    budget = budget_beyond(target, items)
     least = 2 if target == "region" else 0
-    assert f"{{{least},{items}}}" in grammar
-    assert max_tokens == max_tokens_for(target, items + 1)
+    assert f"{{{least},{items}}}" in ebnf(target, budget)
+    assert budget.max_tokens == max_tokens_for(target, items + 1)
     assert items_within(target, max_tokens_for(target, items), None) == items
     assert items_within(target, max_tokens_for(target, items) - 1, None) == items - 1
 
