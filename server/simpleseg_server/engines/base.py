@@ -94,8 +94,20 @@ class EngineError(Exception):
     """The engine could not answer; the message is for the operator, never for the client."""
 
 
+class EngineOverloadedError(EngineError):
+    """The engine has more to do than it takes; ``retry_after_s`` is the wait that it asks for."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class EngineDeadError(EngineError):
     """The engine has stopped for good and must be restarted."""
+
+
+class EngineAwayError(EngineDeadError):
+    """Nothing can answer now, but the engine comes back by itself: a restart would not help."""
 
 
 class Engine(Protocol):
@@ -116,7 +128,8 @@ class Engine(Protocol):
         ...
 
     def check_health(self) -> None:
-        """Raise EngineDeadError where the engine can no longer answer."""
+        """Raise EngineDeadError where the engine can no longer answer, EngineAwayError where it
+        will again."""
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:

@@ -12,6 +12,9 @@ from simpleseg_polygon.grammar import Budget, ebnf, max_tokens_for
 from simpleseg_polygon.prompts import Target
 from simpleseg_server.engines.base import EngineError, GenerationRequest, TokenLogprob
 
+MAX_ANSWER_TOKENS = 8192
+"""The most that a request may ask for, however long the model's context is."""
+
 
 def items_within(target: Target, max_tokens: int, max_points: int | None) -> int:
     """The vertices, points or boxes that ``max_tokens`` hold in any spelling, end token included,
@@ -91,15 +94,17 @@ def item_limit(request: GenerationRequest, most_tokens: int) -> ItemLimit | None
 
 
 def within(
-    limit: ItemLimit | None, pieces: Iterable[tuple[str, TokenLogprob]]
+    limit: ItemLimit | None, pieces: Iterable[tuple[str, TokenLogprob | None]]
 ) -> tuple[str, tuple[TokenLogprob, ...], int]:
     """The text of tokens up to the limit, the tokens that are wholly in it, and how many tokens
-    were read; ``pieces`` says with every token what it adds to the text."""
-    text, tokens, count = "", [], 0
+    were read. A piece is what a token adds to the text; its token may be unknown."""
+    text, count = "", 0
+    tokens: list[TokenLogprob] = []
     for piece, token in pieces:
         count += 1
         text += piece if limit is None else limit.read(piece)
         if limit is not None and limit.is_cut:
             break
-        tokens.append(token)
+        if token is not None:
+            tokens.append(token)
     return text, tuple(tokens), count

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from simpleseg_polygon.grammar import token_bytes
+from simpleseg_server.engines.picture import stretched
 
 PROFILE_FILE = "simpleseg.json"
 _SENTINEL = "instruction goes here"
@@ -39,13 +40,8 @@ class Profile:
         )
 
     def picture(self, image_hw3: NDArray[np.uint8]) -> Image.Image:
-        """The image for the checkpoint's processor: stretched to ``input_hw`` where there is one,
-        by Pillow's bicubic filter, which averages over the whole footprint when it shrinks."""
-        image = Image.fromarray(image_hw3)
-        if self.input_hw is None:
-            return image
-        height, width = self.input_hw
-        return image.resize((width, height), Image.Resampling.BICUBIC)
+        """The image for the checkpoint's processor: stretched to ``input_hw`` where there is one."""
+        return stretched(image_hw3, self.input_hw)
 
 
 class Prompter:

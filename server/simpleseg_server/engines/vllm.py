@@ -24,7 +24,13 @@ from simpleseg_server.engines.base import (
     Usage,
 )
 from simpleseg_server.engines.checkpoint import load_image_processor
-from simpleseg_server.engines.item_limit import ItemLimit, budget_beyond, item_limit, within
+from simpleseg_server.engines.item_limit import (
+    MAX_ANSWER_TOKENS,
+    ItemLimit,
+    budget_beyond,
+    item_limit,
+    within,
+)
 from simpleseg_server.engines.prompting import Profile, Prompter
 from simpleseg_server.engines.vllm_backend import (
     Backend,
@@ -33,8 +39,6 @@ from simpleseg_server.engines.vllm_backend import (
     Launch,
     VllmOptions,
 )
-
-MAX_ANSWER_TOKENS = 8192
 
 
 def start_vllm(launch: Launch) -> Backend:
