@@ -1,6 +1,11 @@
 """vLLM itself behind ``vllm_backend.Backend``: the only module that imports vllm.
 
-Written for 0.26 to 0.33. Whatever moves between its versions is looked for here, and nowhere else.
+Written for 0.26 to 0.33. Whatever moves between its versions is looked for here, and nowhere else:
+
+- per-request counts of accepted drafts come with 0.30 (before: None, and the engine counts chunks);
+- kernels that a CPU build replaces are registered with a dispatcher from 0.32 on (before: a CPU
+  build samples wrongly from drafts, and drafting is off there; CUDA builds are not concerned);
+- a custom proposer has one contract throughout, and runs in the first model runner ("V1") in all.
 """
 
 import json
@@ -33,11 +38,12 @@ _ENDS = (None, *get_args(ChunkEnd))
 class VllmBackend:
     """A vLLM engine, whose scheduler and model run in a child process.
 
-    Construct it in a thread: it takes tens of seconds. ``shutdown`` blocks too.
+    Construct it in a thread: it takes tens of seconds. ``shutdown`` blocks too. ``more`` are
+    vLLM's own arguments, over ours.
     """
 
-    def __init__(self, launch: Launch) -> None:
-        config = engine_args(launch).create_engine_config()
+    def __init__(self, launch: Launch, **more: Any) -> None:
+        config = engine_args(launch, **more).create_engine_config()
         self._engine: Any = AsyncLLM.from_vllm_config(config)
         self._is_shut_down = False
         self._max_model_len = launch.max_model_len
@@ -121,8 +127,8 @@ class VllmBackend:
         return sum(accepted * steps for accepted, steps in enumerate(histogram))
 
 
-def engine_args(launch: Launch) -> Any:
-    """vLLM's arguments for our options."""
+def engine_args(launch: Launch, **more: Any) -> Any:
+    """vLLM's arguments for our options; ``more`` are its own, over ours."""
     options = launch.options
     image: dict[str, int] = {"count": 1}
     if launch.image_hw is not None:
@@ -152,7 +158,7 @@ def engine_args(launch: Launch) -> Any:
         }
         if "per_request_spec_decode_metrics" in AsyncEngineArgs.__dataclass_fields__:
             arguments["per_request_spec_decode_metrics"] = "summary"
-    return AsyncEngineArgs(**arguments)
+    return AsyncEngineArgs(**(arguments | more))
 
 
 def supports_drafting() -> bool:
