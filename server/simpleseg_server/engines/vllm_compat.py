@@ -2,8 +2,8 @@
 
 Written for 0.26 to 0.33. Whatever moves between its versions is looked for here, and nowhere else:
 
-- per-request counts of accepted drafts come with 0.30 (before: None, and the engine counts chunks);
-- kernels that a CPU build replaces are registered with a dispatcher from 0.32 on (before: a CPU
+- per-request counts of accepted drafts are there in 0.30, not in 0.26 (None: the engine counts chunks);
+- kernels that a CPU build replaces are registered with a dispatcher in 0.31, not in 0.30 (there a CPU
   build samples wrongly from drafts, and drafting is off there; CUDA builds are not concerned);
 - a custom proposer has one contract throughout, and runs in the first model runner ("V1") in all.
 """
