@@ -2,9 +2,10 @@
 
 Written for 0.26 to 0.33. Whatever moves between its versions is looked for here, and nowhere else:
 
-- per-request counts of accepted drafts are there in 0.30, not in 0.26 (None: the engine counts chunks);
-- kernels that a CPU build replaces are registered with a dispatcher in 0.31, not in 0.30 (there a CPU
-  build samples wrongly from drafts, and drafting is off there; CUDA builds are not concerned);
+- per-request counts of accepted drafts are there in 0.30 and not in 0.26 (None: the engine counts
+  chunks);
+- what replaces a Triton kernel on a CPU is registered with a dispatcher in 0.31 and not in 0.30
+  (there a CPU build samples wrongly from drafts, so that drafting is off; CUDA is not concerned);
 - a custom proposer has one contract throughout, and runs in the first model runner ("V1") in all.
 """
 
