@@ -20,7 +20,7 @@ from simpleseg_polygon.codec import (
     parse_points,
     parse_region,
 )
-from simpleseg_polygon.geometry import Box, ImageSize, Point, Region, Ring, signed_area
+from simpleseg_polygon.geometry import Box, ImageSize, Point, Region
 from simpleseg_polygon.raster import region_area_px, region_to_mask, region_to_rle
 from simpleseg_polygon.rle import mask_to_png
 from simpleseg_server.engines.base import FinishReason, TokenLogprob, Usage
@@ -158,13 +158,13 @@ def _status(parsed: Status, finish_reason: FinishReason) -> Status:
 
 def _region_fields(text: str, frame: Frame) -> tuple[Parsed[Any], dict[str, Any]]:
     parsed = parse_region(text)
-    region = Region(tuple(map(_clockwise, parsed.value.parts)))
+    region = parsed.value
     box = region.bounding_box()
     fields = {
         "polygons": [[frame.outward(*point) for point in ring] for ring in region.parts],
         "bbox": None if box is None else frame.outward_box(box),
     }
-    return Parsed(region, parsed.status, parsed.warnings), fields
+    return parsed, fields
 
 
 def _box_fields(text: str, frame: Frame) -> tuple[Parsed[Any], dict[str, Any]]:
@@ -188,11 +188,6 @@ _PARSERS = {
     "point": _point_fields,
     "text": _text_fields,
 }
-
-
-def _clockwise(ring: Ring) -> Ring:
-    """The ring clockwise on screen, from the same first vertex."""
-    return ring if signed_area(ring) >= 0 else (ring[0], *reversed(ring[1:]))
 
 
 def _rasterise(region: Region, outputs: Sequence[Output], size: ImageSize) -> dict[str, Any]:

@@ -67,24 +67,32 @@ def internal_error() -> ApiError:
 
 def render(error: ApiError, request_id: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """The response for an error: the shared body, and ``Retry-After`` where a wait helps."""
-    retry_ms = None if error.retry_after_s is None else math.ceil(error.retry_after_s * 1000)
-    info = ErrorInfo(
-        code=error.code,
-        message=error.message,
-        type=_error_type(error.status),
-        param=error.param,
-        request_id=request_id,
-        retry_after_ms=retry_ms,
-    )
     sent = dict(headers or {})
+    retry_ms = _retry_ms(error)
     if retry_ms is not None:
         sent |= {"Retry-After": str(math.ceil(retry_ms / 1000)), "retry-after-ms": str(retry_ms)}
-    else:
-        info = info.model_copy(update={"retry_after_ms": None})
-    body = ErrorResponse(error=info).model_dump()
-    if retry_ms is None:
-        del body["error"]["retry_after_ms"]
+    body = error_body(error, request_id).model_dump(exclude_unset=True)
     return JSONResponse(body, error.status, sent)
+
+
+def error_body(error: ApiError, request_id: str) -> ErrorResponse:
+    """The error as every route, and a stream, says it; ``retry_after_ms`` only where it helps."""
+    retry_ms = _retry_ms(error)
+    wait = {} if retry_ms is None else {"retry_after_ms": retry_ms}
+    return ErrorResponse(
+        error=ErrorInfo(
+            code=error.code,
+            message=error.message,
+            type=_error_type(error.status),
+            param=error.param,
+            request_id=request_id,
+            **wait,
+        )
+    )
+
+
+def _retry_ms(error: ApiError) -> int | None:
+    return None if error.retry_after_s is None else math.ceil(error.retry_after_s * 1000)
 
 
 def _error_type(status: int) -> str:

@@ -3,39 +3,29 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from simpleseg.schema import (
     DEFAULT_OUTPUTS,
+    Completed,
+    Created,
     ImageInfo,
-    ImageInput,
-    PromptItem,
     Result,
+    ResultDone,
     ResultWarning,
-    SegmentRequest,
     SegmentResponse,
+    StreamEvent,
     Usage,
 )
 from simpleseg_polygon.codec import ParseWarning
-from simpleseg_polygon.prompts import instruction, phrase
+from simpleseg_polygon.prompts import instruction
 from simpleseg_server.admission import Admission
-from simpleseg_server.answers import (
-    Answer,
-    Frame,
-    clean_text,
-    failed_result,
-    read_box,
-    read_point,
-    result_warnings,
-    to_result,
-)
-from simpleseg_server.body import Body, read_body
+from simpleseg_server.answers import Answer, Frame, failed_result, result_warnings, to_result
+from simpleseg_server.calls import Call, phrases_of, read_call
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import (
     Delta,
@@ -45,34 +35,45 @@ from simpleseg_server.engines.base import (
     GenerationRequest,
     TokenLogprob,
 )
-from simpleseg_server.errors import ApiError, engine_unavailable, from_validation_error
-from simpleseg_server.images import (
-    DecodedImage,
-    EngineSize,
-    decode,
-    decode_base64,
-    decode_data_url,
-    is_mismatch,
-)
+from simpleseg_server.errors import ApiError, engine_unavailable
+from simpleseg_server.images import DecodedImage, EngineSize, decode, is_mismatch
+from simpleseg_server.progress import Listener, Progress
 from simpleseg_server.telemetry import StageTimes, logger
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Call:
-    """A request that has passed the schema, with its image file as bytes.
+class Job:
+    """A request that nothing is wrong with: decoded, worded, ready for the engine.
 
-    ``item_params`` and ``image_param`` are the fields the prompts and the image came from;
-    ``declared_type`` is the media type sent with the image.
+    ``phrases`` has one noun phrase for each of the call's items; ``warnings`` are about what came
+    in. ``request_id`` also begins the names of the engine's requests.
     """
 
-    request: SegmentRequest
-    items: tuple[PromptItem, ...]
-    item_params: tuple[str, ...]
-    image_bytes: bytes
-    image_param: str
-    declared_type: str | None
+    id: str
+    created: int
+    request_id: str
+    call: Call
+    image: DecodedImage
+    frame: Frame
+    phrases: tuple[str, ...]
+    warnings: tuple[ResultWarning, ...]
+    times: StageTimes
+
+    @property
+    def image_info(self) -> ImageInfo:
+        size = self.image.size
+        return ImageInfo(width=size.width, height=size.height, exif_applied=self.image.exif_applied)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one prompt; ``answer`` is None where the engine failed on it."""
+
+    answer: Answer | None
+    result: Result
+    warnings: list[ResultWarning]
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,12 @@ class Segmenter:
         self, body: bytes, content_type: str, request_id: str, times: StageTimes
     ) -> SegmentResponse:
         """The response to a request body. Raises ApiError; cancelling it cancels the engine."""
+        return await self.run(await self.prepare(body, content_type, request_id, times))
+
+    async def prepare(
+        self, body: bytes, content_type: str, request_id: str, times: StageTimes
+    ) -> Job:
+        """Everything that can be refused, before the engine has work. Raises ApiError."""
         with times.measure("read_body"):
             call = await self._work(read_call, body, content_type, self.settings)
         self._check_limits(call)
@@ -96,24 +103,60 @@ class Segmenter:
                 decode, call.image_bytes, self._engine_size(), self.settings, call.image_param
             )
         frame = Frame(image.size, call.request.coordinates == "pixel")
-        phrases, warnings = _phrases(call, frame)
-        with times.measure("generate"):
-            answers = await self._answers(call.request, phrases, image, request_id, times)
-        results, result_notes = await self._work(_results, call, answers, frame, times)
-        times.add("total", times.elapsed_ms())
-        return SegmentResponse(
-            object="segmentation",
+        phrases, warnings = phrases_of(call, frame)
+        return Job(
             id=f"seg_{secrets.token_hex(8)}",
             created=int(time.time()),
-            model=self.engine.capabilities.model,
-            image=ImageInfo(
-                width=image.size.width, height=image.size.height, exif_applied=image.exif_applied
-            ),
-            results=results,
-            usage=_usage(answers),
-            timings_ms=times.to_dict(),
-            warnings=_image_warnings(image, call.declared_type) + warnings + result_notes,
+            request_id=request_id,
+            call=call,
+            image=image,
+            frame=frame,
+            phrases=tuple(phrases),
+            warnings=(*_image_warnings(image, call.declared_type), *warnings),
+            times=times,
         )
+
+    async def run(self, job: Job, listen: Listener | None = None) -> SegmentResponse:
+        """Answer all prompts side by side; ``listen`` hears of points and results as they come.
+
+        Raises ApiError 503 where the engine failed on all of them.
+        """
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._outcome(job, index, listen))
+                for index in range(len(job.phrases))
+            ]
+        outcomes = [task.result() for task in tasks]
+        if not any(outcome.answer for outcome in outcomes):
+            raise engine_unavailable(self.settings.retry_after_s, "the engine could not answer")
+        job.times.add("total", job.times.elapsed_ms())
+        return SegmentResponse(
+            object="segmentation",
+            id=job.id,
+            created=job.created,
+            model=self.engine.capabilities.model,
+            image=job.image_info,
+            results=[outcome.result for outcome in outcomes],
+            usage=_usage(outcomes),
+            timings_ms=job.times.to_dict(),
+            warnings=[*job.warnings, *(w for outcome in outcomes for w in outcome.warnings)],
+        )
+
+    async def stream(self, job: Job) -> AsyncGenerator[StreamEvent, None]:
+        """The events of a run, ``Completed`` last. Raises what ``run`` raises; closing it cancels
+        the engine."""
+        events: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
+        running = asyncio.create_task(self.run(job, events.put_nowait))
+        running.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            model = self.engine.capabilities.model
+            yield Created(id=job.id, created=job.created, model=model, image=job.image_info)
+            while (event := await events.get()) is not None:
+                yield event
+            yield Completed(response=running.result())
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
     async def _work(self, function: Callable[..., T], *args: Any) -> T:
         """Run blocking work in a worker thread."""
@@ -137,43 +180,41 @@ class Segmenter:
         most_tokens = min(settings.max_tokens, capabilities.max_tokens)
         _check_at_most(request.max_tokens, most_tokens, "max_tokens")
 
-    async def _answers(
-        self,
-        request: SegmentRequest,
-        phrases: Sequence[str],
-        image: DecodedImage,
-        request_id: str,
-        times: StageTimes,
-    ) -> list[Answer | None]:
-        """The engine's answer to each phrase, all at once; None where it failed.
+    async def _outcome(self, job: Job, index: int, listen: Listener | None) -> Outcome:
+        began_ms = job.times.elapsed_ms()
+        answer = await self._answer(job, index, listen)
+        if answer is None:
+            return Outcome(None, *failed_result(index, job.call.items[index]))
+        job.times.at_least("queue", answer.queue_ms + answer.usage.queue_ms)
+        job.times.at_least("prefill", answer.usage.prefill_ms)
+        job.times.at_least("decode", answer.usage.decode_ms)
+        job.times.at_least("generate", job.times.elapsed_ms() - began_ms)
+        result, warnings = await self._work(_result, job, index, answer)
+        if listen is not None:
+            listen(ResultDone(result=result))
+        return Outcome(answer, result, warnings)
 
-        Raises ApiError 503 where all of them failed.
-        """
-        generations = [
-            self._generation(request, text, image, f"{request_id}-{index}")
-            for index, text in enumerate(phrases)
-        ]
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._answer(generation)) for generation in generations]
-        answers = [task.result() for task in tasks]
-        for answer in filter(None, answers):
-            times.at_least("queue", answer.queue_ms + answer.usage.queue_ms)
-            times.at_least("prefill", answer.usage.prefill_ms)
-            times.at_least("decode", answer.usage.decode_ms)
-        if not any(answers):
-            raise engine_unavailable(self.settings.retry_after_s, "the engine could not answer")
-        return answers
+    async def _answer(self, job: Job, index: int, listen: Listener | None) -> Answer | None:
+        generation = self._generation(job, index)
+        progress = Progress(job.call.request.task, index, job.frame, job.times, listen)
+        try:
+            async with self.admission.slot() as queue_ms:
+                return await _collect(self.engine, generation, queue_ms, progress)
+        except EngineDeadError:
+            logger.error("engine is dead request_id=%s", generation.request_id)
+        except EngineError:
+            logger.exception("engine failed request_id=%s", generation.request_id)
+        return None
 
-    def _generation(
-        self, request: SegmentRequest, text: str, image: DecodedImage, request_id: str
-    ) -> GenerationRequest:
+    def _generation(self, job: Job, index: int) -> GenerationRequest:
         settings, capabilities = self.settings, self.engine.capabilities
+        request = job.call.request
         default = min(settings.default_max_tokens, settings.max_tokens, capabilities.max_tokens)
         return GenerationRequest(
-            request_id=request_id,
-            image_hw3=image.pixels_hw3,
-            image_key=image.key,
-            instruction=instruction(request.task, text),
+            request_id=f"{job.request_id}-{index}",
+            image_hw3=job.image.pixels_hw3,
+            image_key=job.image.key,
+            instruction=instruction(request.task, job.phrases[index]),
             target=request.task,
             max_tokens=request.max_tokens or default,
             max_points=request.max_points or settings.default_max_points,
@@ -182,18 +223,10 @@ class Segmenter:
             constrained=request.task != "text",
         )
 
-    async def _answer(self, generation: GenerationRequest) -> Answer | None:
-        try:
-            async with self.admission.slot() as queue_ms:
-                return await _collect(self.engine, generation, queue_ms)
-        except EngineDeadError:
-            logger.error("engine is dead request_id=%s", generation.request_id)
-        except EngineError:
-            logger.exception("engine failed request_id=%s", generation.request_id)
-        return None
 
-
-async def _collect(engine: Engine, generation: GenerationRequest, queue_ms: float) -> Answer:
+async def _collect(
+    engine: Engine, generation: GenerationRequest, queue_ms: float, progress: Progress
+) -> Answer:
     """The whole answer. Closes the stream on every way out, which frees the engine's slot."""
     pieces: list[str] = []
     tokens: list[TokenLogprob] = []
@@ -202,100 +235,23 @@ async def _collect(engine: Engine, generation: GenerationRequest, queue_ms: floa
         async for last in deltas:
             pieces.append(last.text)
             tokens += last.tokens
+            progress.read(last.text)
     if last is None or last.finish_reason is None or last.usage is None:
         raise EngineError("the stream ended without a finish reason and usage")
+    progress.finish()
     return Answer("".join(pieces), tuple(tokens), last.finish_reason, last.usage, queue_ms)
 
 
-def read_call(data: bytes, content_type: str, settings: Settings) -> Call:
-    """A request body as a Call. Raises ApiError with the field at fault."""
-    body = read_body(data, content_type)
-    try:
-        request = SegmentRequest.model_validate(body.fields)
-    except ValidationError as error:
-        raise from_validation_error(error) from None
-    items = request.items()
-    params = (
-        ("prompt",)
-        if request.prompts is None
-        else tuple(f"prompts[{index}]" for index in range(len(items)))
-    )
-    checked = tuple(
-        _checked_item(item, param, settings) for item, param in zip(items, params, strict=True)
-    )
-    image_bytes, image_param, declared = _image_bytes(request, body, settings)
-    return Call(request, checked, params, image_bytes, image_param, declared)
-
-
-def _checked_item(item: PromptItem, param: str, settings: Settings) -> PromptItem:
-    """The prompt with its text cleaned. Raises ApiError 422 prompt_empty or prompt_too_long."""
-    if item.text is None:
-        return item
-    if len(item.text.encode()) > settings.max_prompt_bytes:
-        message = f"a prompt may have at most {settings.max_prompt_bytes} bytes"
-        raise ApiError(422, "prompt_too_long", message, param=param)
-    text = clean_text(item.text)
-    if not text:
-        raise ApiError(422, "prompt_empty", "the prompt is empty", param=param)
-    return item.model_copy(update={"text": text})
-
-
-def _image_bytes(
-    request: SegmentRequest, body: Body, settings: Settings
-) -> tuple[bytes, str, str | None]:
-    """The image file, the field it came from, and the media type declared with it."""
-    if body.file is not None:
-        return body.file.data, "image", body.file.declared_type
-    image = request.image
-    if image is None:
-        raise ApiError(400, "image_missing", "give an image", param="image")
-    if isinstance(image, ImageInput):
-        if image.base64 is not None:
-            param = "image.base64"
-            return decode_base64(image.base64, settings, param), param, None
-        data, declared = decode_data_url(image.url or "", settings, "image.url")
-        return data, "image.url", declared
-    if ":" in image[:16]:  # not in the alphabet of base64, and in every URL
-        data, declared = decode_data_url(image, settings, "image")
-        return data, "image", declared
-    return decode_base64(image, settings, "image"), "image", None
+def _result(job: Job, index: int, answer: Answer) -> tuple[Result, list[ResultWarning]]:
+    request = job.call.request
+    outputs = tuple(dict.fromkeys(request.outputs or DEFAULT_OUTPUTS))
+    item = job.call.items[index]
+    return to_result(index, item, request.task, answer, outputs, job.frame, job.times)
 
 
 def _check_at_most(value: int | None, limit: int, param: str) -> None:
     if value is not None and value > limit:
         raise ApiError(422, "value_out_of_range", f"must be at most {limit}", param=param)
-
-
-def _phrases(call: Call, frame: Frame) -> tuple[list[str], list[ResultWarning]]:
-    """The noun phrase of each prompt, and warnings about boxes that were changed."""
-    phrases: list[str] = []
-    warnings: list[ResultWarning] = []
-    for index, (item, param) in enumerate(zip(call.items, call.item_params, strict=True)):
-        notes: list[ParseWarning] = []
-        point = None if item.point is None else read_point(item.point, frame, f"{param}.point")
-        box = None
-        if item.box is not None:
-            box, notes = read_box(item.box, frame, f"{param}.box")
-        phrases.append(phrase(text=item.text, point=point, box=box))
-        warnings += result_warnings(notes, index)
-    return phrases, warnings
-
-
-def _results(
-    call: Call, answers: Sequence[Answer | None], frame: Frame, times: StageTimes
-) -> tuple[list[Result], list[ResultWarning]]:
-    outputs = tuple(dict.fromkeys(call.request.outputs or DEFAULT_OUTPUTS))
-    results: list[Result] = []
-    warnings: list[ResultWarning] = []
-    for index, (item, answer) in enumerate(zip(call.items, answers, strict=True)):
-        if answer is None:
-            result, notes = failed_result(index, item)
-        else:
-            target = call.request.task
-            result, notes = to_result(index, item, target, answer, outputs, frame, times)
-        results.append(result)
-        warnings += notes
-    return results, warnings
 
 
 def _image_warnings(image: DecodedImage, declared_type: str | None) -> list[ResultWarning]:
@@ -308,8 +264,8 @@ def _image_warnings(image: DecodedImage, declared_type: str | None) -> list[Resu
     return result_warnings(notes, None)
 
 
-def _usage(answers: Sequence[Answer | None]) -> Usage:
-    usages = [answer.usage for answer in answers if answer is not None]
+def _usage(outcomes: Sequence[Outcome]) -> Usage:
+    usages = [outcome.answer.usage for outcome in outcomes if outcome.answer is not None]
     prompt_tokens = sum(usage.prompt_tokens for usage in usages)
     completion_tokens = sum(usage.completion_tokens for usage in usages)
     return Usage(

@@ -5,6 +5,7 @@ prompt or an image.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,11 +31,13 @@ class StageTimes:
 
     def __init__(self) -> None:
         self._ms: dict[str, float] = {}
+        self._lock = threading.Lock()
         self._began = time.perf_counter()
 
     def add(self, stage: str, ms: float) -> None:
-        """Add to a stage: work that was done one after the other."""
-        self._ms[stage] = self._ms.get(stage, 0.0) + ms
+        """Add to a stage, from any thread: work that was done one after the other."""
+        with self._lock:
+            self._ms[stage] = self._ms.get(stage, 0.0) + ms
 
     def at_least(self, stage: str, ms: float) -> None:
         """Raise a stage to ``ms``: the slowest of what ran side by side counts."""
@@ -47,6 +50,10 @@ class StageTimes:
             yield
         finally:
             self.add(stage, (time.perf_counter() - began) * 1000)
+
+    def mark(self, stage: str) -> None:
+        """Set a stage to the time since the start, the first time that it is marked."""
+        self._ms.setdefault(stage, self.elapsed_ms())
 
     def elapsed_ms(self) -> float:
         """Milliseconds since this object was made."""

@@ -16,7 +16,7 @@ BAD_JSON = [
     ({"image": I64, "prompts": []}, 400, "prompt_missing", None),
     ({"image": I64, "prompt": "x", "prompts": ["y"]}, 400, "prompt_ambiguous", None),
     ({"image": I64, "prompt": "x", "propmt": 1}, 400, "unknown_parameter", "propmt"),
-    ({"image": I64, "prompt": "x", "stream": False}, 400, "unknown_parameter", "stream"),
+    ({"image": I64, "prompt": "x", "streaming": False}, 400, "unknown_parameter", "streaming"),
     ({"image": I64, "prompt": "x", "outputs": []}, 400, "unknown_parameter", "outputs"),
     ({"image": I64, "prompt": "x", "a b": 1}, 400, "unknown_parameter", None),
     ({"image": I64, "prompts": [{"txt": "x"}]}, 400, "unknown_parameter", "prompts[0].txt"),

@@ -4,7 +4,7 @@ Requests forbid unknown fields and convert no types. Responses ignore unknown fi
 older client reads a newer server. Coordinates are x first; their unit is ``coordinates``.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
@@ -130,6 +130,7 @@ class SegmentRequest(RequestModel):
     max_tokens: int | None = Field(default=None, ge=1, description="Most tokens of an answer.")
     temperature: float = Field(default=0.0, ge=0, le=2, description="0 is greedy.")
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+    stream: bool = Field(default=False, description="Answer with server-sent events.")
 
     @model_validator(mode="after")
     def _consistent(self) -> "SegmentRequest":
@@ -172,8 +173,9 @@ class Result(ResponseModel):
 
     ``status``: ``ok``; ``empty``, the object is not in the image; ``truncated``, the answer ended
     early and what is whole is given; ``invalid``, there is no usable answer (see ``warnings``).
-    ``polygons`` are disjoint parts to be united: exterior rings, not closed, clockwise on screen.
-    They are not a GeoJSON Polygon. ``area`` is the share of the image, in [0, 1].
+    ``polygons`` are parts to be united: exterior rings, not closed, in the order in which the model
+    wrote them (clockwise on screen, as the models are trained). They are not a GeoJSON Polygon.
+    ``area`` is the share of the image, in [0, 1].
     ``score`` in (0, 1] is the kind of mean that ``score_type`` names; null without an answer.
     """
 
@@ -214,8 +216,8 @@ class SegmentResponse(ResponseModel):
     """The answer of ``POST /segment``, one result for each prompt, in order.
 
     ``timings_ms`` maps stages to milliseconds: read_body, decode_image (decode and scale), queue,
-    prefill and decode (of the slowest prompt), generate (wall time of all prompts together),
-    parse, rasterize, total.
+    prefill, decode and generate (of the slowest prompt), parse, rasterize (of all prompts), total;
+    and, since the request came in, first_token and first_point.
     """
 
     model_config = ConfigDict(
@@ -262,6 +264,65 @@ class SegmentResponse(ResponseModel):
     usage: Usage
     timings_ms: dict[str, float]
     warnings: list[ResultWarning]
+
+
+class EventModel(ResponseModel):
+    """An event of a stream; ``type`` is written out, although it is never set."""
+
+    @model_validator(mode="after")
+    def _tell_type(self) -> Self:
+        self.model_fields_set.add("type")
+        return self
+
+
+class Created(EventModel):
+    """First event of a stream: the request was accepted."""
+
+    type: Literal["segmentation.created"] = "segmentation.created"
+    id: str
+    created: int
+    model: str
+    image: ImageInfo
+
+
+class PointsDelta(EventModel):
+    """Whole vertices, to be appended to a polygon of a result, in the unit of ``coordinates``.
+
+    A result's deltas, joined, are its final ``polygons``; none is ever taken back.
+    """
+
+    type: Literal["segmentation.points.delta"] = "segmentation.points.delta"
+    result: int
+    polygon: int
+    points: list[list[float]]
+
+
+class PolygonDone(EventModel):
+    """A polygon has all its vertices."""
+
+    type: Literal["segmentation.polygon.done"] = "segmentation.polygon.done"
+    result: int
+    polygon: int
+    n_points: int
+
+
+class ResultDone(EventModel):
+    """The result of one prompt, as it will be in the response; others may still be under way."""
+
+    type: Literal["segmentation.result.done"] = "segmentation.result.done"
+    result: Result
+
+
+class Completed(EventModel):
+    """Last event of a stream: the same object as the plain answer."""
+
+    type: Literal["segmentation.completed"] = "segmentation.completed"
+    response: SegmentResponse
+
+
+StreamEvent = Annotated[
+    Created | PointsDelta | PolygonDone | ResultDone | Completed, Field(discriminator="type")
+]
 
 
 class ErrorInfo(ResponseModel):

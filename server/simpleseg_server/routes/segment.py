@@ -1,16 +1,19 @@
 """``POST /segment``."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from simpleseg.schema import ErrorResponse, SegmentResponse
-from simpleseg_server.errors import ApiError, ClientGone
+from simpleseg.schema import ErrorResponse, SegmentResponse, StreamEvent
+from simpleseg_server.errors import ApiError, ClientGone, error_body
+from simpleseg_server.pipeline import Job
 from simpleseg_server.services import services_of
+from simpleseg_server.sse import DONE, EventStream, encode
 from simpleseg_server.telemetry import server_timing
 
 T = TypeVar("T")
@@ -40,6 +43,7 @@ REQUEST_BODY = {
                     "max_tokens": {"type": "integer"},
                     "temperature": {"type": "number"},
                     "seed": {"type": "integer"},
+                    "stream": {"type": "boolean", "default": False},
                 },
             }
         },
@@ -58,26 +62,57 @@ async def segment(request: Request) -> Response:
     """Find each prompt's object in one image: polygons, box, mask, score and status.
 
     Prompts run side by side. Where the engine fails on some of them, their results are `invalid`
-    with a warning; where it fails on all, the answer is 503.
+    with a warning; where it fails on all, the answer is 503. With `stream` the answer is
+    server-sent events: `segmentation.created`, `segmentation.points.delta` (whole vertices only,
+    never taken back), `segmentation.polygon.done`, `segmentation.result.done` and
+    `segmentation.completed` with the plain answer, then `[DONE]`.
     """
     services = services_of(request)
     services.keeper.require_ready()
-    segmenter = services.segmenter
-    with segmenter.admission.enter():
-        body = await _read_body(request, services.settings.body_timeout_s)
-        work = segmenter.segment(
-            body,
-            request.headers.get("content-type", ""),
-            request.state.request_id,
-            request.state.times,
-        )
-        response = await unless_disconnected(request, work)
+    async with AsyncExitStack() as held:
+        held.enter_context(services.segmenter.admission.enter())
+        job = await _job(request)
+        if job.call.request.stream:
+            events = services.segmenter.stream(job)
+            held.push_async_callback(events.aclose)
+            # Whatever fails before the first point still has a status of its own.
+            first = [await anext(events), await unless_disconnected(request, anext(events))]
+            chunks = _chunks(request, first, events)
+            return EventStream(chunks, held.pop_all(), services.settings.keep_alive_s)
+        response = await unless_disconnected(request, services.segmenter.run(job))
     services.metrics.observe_response(response)
     return Response(
         response.model_dump_json(exclude_unset=True),
         media_type="application/json",
         headers={"Server-Timing": server_timing(response.timings_ms)},
     )
+
+
+async def _job(request: Request) -> Job:
+    services = services_of(request)
+    body = await _read_body(request, services.settings.body_timeout_s)
+    work = services.segmenter.prepare(
+        body, request.headers.get("content-type", ""), request.state.request_id, request.state.times
+    )
+    return await unless_disconnected(request, work)
+
+
+async def _chunks(
+    request: Request, first: Sequence[StreamEvent], rest: AsyncIterator[StreamEvent]
+) -> AsyncGenerator[bytes, None]:
+    """The stream as bytes: events, or after its first points perhaps an error, and the end mark."""
+    metrics = services_of(request).metrics
+    try:
+        for event in first:
+            yield encode(event, event.type)
+        async for event in rest:
+            if event.type == "segmentation.completed":
+                metrics.observe_response(event.response)
+            yield encode(event, event.type)
+    except ApiError as error:
+        metrics.rejections.labels(error.code).inc()
+        yield encode(error_body(error, request.state.request_id), "error")
+    yield DONE
 
 
 async def _read_body(request: Request, timeout_s: float) -> bytes:
@@ -93,12 +128,12 @@ async def _read_body(request: Request, timeout_s: float) -> bytes:
         raise ClientGone from None
 
 
-async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
     """The result of ``work``; cancels it and raises ClientGone where the client hangs up first.
 
     The request's body must have been read: what ``receive`` then gives is only the disconnect.
     """
-    working = asyncio.create_task(work)
+    working = asyncio.ensure_future(work)
     leaving = asyncio.create_task(_disconnected(request))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)

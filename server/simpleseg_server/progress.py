@@ -1,0 +1,67 @@
+"""What is told of an answer while the engine writes it."""
+
+from collections.abc import Callable
+
+from simpleseg.schema import PointsDelta, PolygonDone, StreamEvent, Task
+from simpleseg_polygon.progress import NewPoints, RegionReader
+from simpleseg_server.answers import Frame
+from simpleseg_server.telemetry import StageTimes
+
+Listener = Callable[[StreamEvent], None]
+
+
+class Progress:
+    """Follows the text of one prompt's answer.
+
+    ``listen``, where given, hears every vertex of a region once, as soon as it is certain to be in
+    the result. The first piece of text and the first vertex are marked in ``times``.
+    """
+
+    def __init__(
+        self, task: Task, index: int, frame: Frame, times: StageTimes, listen: Listener | None
+    ) -> None:
+        self._reader = RegionReader() if task == "region" else None
+        self._index = index
+        self._frame = frame
+        self._times = times
+        self._listen = listen
+        self._points: list[int] = []
+
+    def read(self, text: str) -> None:
+        self._times.mark("first_token")
+        if self._reader is not None:
+            self._tell(self._reader.feed(text))
+            if self._points and self._listen is None:
+                self._reader = None  # nobody hears more than that there is a first point
+
+    def finish(self) -> None:
+        if self._reader is not None:
+            self._tell(self._reader.finish())
+            self._done(len(self._points))
+
+    def _tell(self, news: tuple[NewPoints, ...]) -> None:
+        for new in news:
+            self._times.mark("first_point")
+            self._done(new.part)
+            if new.part == len(self._points):
+                self._points.append(0)
+            self._points[new.part] += len(new.points)
+            self._send(
+                PointsDelta(
+                    result=self._index,
+                    polygon=new.part,
+                    points=[self._frame.outward(*point) for point in new.points],
+                )
+            )
+
+    def _done(self, before: int) -> None:
+        """Tell that the last polygon is whole, once another one has begun (or the text ended)."""
+        if self._points and before == len(self._points):
+            polygon = len(self._points) - 1
+            self._send(
+                PolygonDone(result=self._index, polygon=polygon, n_points=self._points[polygon])
+            )
+
+    def _send(self, event: StreamEvent) -> None:
+        if self._listen is not None:
+            self._listen(event)

@@ -1,0 +1,70 @@
+"""Server-sent events: events of ours -> the bytes of a ``text/event-stream``."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing
+
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""Proxies must neither store a stream nor wait for its end."""
+
+
+def encode(data: BaseModel, event: str | None = None) -> bytes:
+    """One event; its JSON is one line, and fields that were never set are left out.
+
+    >>> from simpleseg.schema import PolygonDone
+    >>> encode(PolygonDone(result=0, polygon=1, n_points=4), "polygon").decode().splitlines()[0]
+    'event: polygon'
+    """
+    name = "" if event is None else f"event: {event}\n"
+    return f"{name}data: {data.model_dump_json(exclude_unset=True)}\n\n".encode()
+
+
+class EventStream(StreamingResponse):
+    """An answer of server-sent events; ``held`` is closed when it ends, however it ends, also where
+    the client left before it began."""
+
+    def __init__(
+        self, chunks: AsyncGenerator[bytes, None], held: AsyncExitStack, keep_alive_s: float
+    ) -> None:
+        super().__init__(
+            with_keep_alive(chunks, keep_alive_s), media_type="text/event-stream", headers=_HEADERS
+        )
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._held:
+            try:
+                await super().__call__(scope, receive, send)
+            except ClientDisconnect:
+                return
+
+
+async def with_keep_alive(
+    chunks: AsyncGenerator[bytes, None], interval_s: float
+) -> AsyncIterator[bytes]:
+    """The chunks, with a comment whenever none has come for ``interval_s`` seconds: proxies and
+    clients close what is silent for long."""
+    async with aclosing(chunks):
+        coming = asyncio.ensure_future(anext(chunks))
+        try:
+            while True:
+                done, _ = await asyncio.wait({coming}, timeout=interval_s)
+                if not done:
+                    yield KEEP_ALIVE
+                    continue
+                try:
+                    chunk = coming.result()
+                except StopAsyncIteration:
+                    return
+                yield chunk
+                coming = asyncio.ensure_future(anext(chunks))
+        finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
