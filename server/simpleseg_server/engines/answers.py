@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from simpleseg_server.engines.base import EngineError, FinishReason, TokenLogprob
 from simpleseg_server.engines.constraints import Walk
+from simpleseg_server.engines.draft_count import DraftTally
+
+_TAIL_TOKENS = 8  # at least a number
 
 
 class TokenDrafter(Protocol):
@@ -76,7 +79,8 @@ class Answer:
     """The tokens of one answer, and what they mean for the next ones.
 
     ``pending`` are its last tokens, those that the model has not read yet: at least one between the
-    first ``read`` and the end. ``walk`` is None where the grammar is off.
+    first ``read`` and the end. ``drafts`` counts what was drafted. ``walk`` is None where the
+    grammar is off.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Answer:
         self._new_tokens: list[TokenLogprob] = []
         self.tokens: list[int] = []
         self.pending: list[int] = []
+        self.drafts = DraftTally()
         self.finish_reason: FinishReason | None = None
         self._cut_off = False
 
@@ -124,10 +129,12 @@ class Answer:
         Returns how many drafted tokens were chosen, so that what the model read of them stays true.
         """
         accepted = 0
+        before = self._spelled(self.tokens[-_TAIL_TOKENS:])
         while self._choose(logits[accepted]):
             if accepted == len(draft) or self.tokens[-1] != draft[accepted]:
                 break
             accepted += 1
+        self.drafts.add(before, [self._spelled([token]) for token in draft], accepted)
         self.pending = self.tokens[-1:]
         if self._rules.drafter is not None:
             self._take_forced()
@@ -138,6 +145,9 @@ class Answer:
         text, self._new_text = self._new_text, ""
         tokens, self._new_tokens = tuple(self._new_tokens), []
         return text, tokens
+
+    def _spelled(self, tokens: Sequence[int]) -> bytes:
+        return b"".join(self._rules.vocabulary.get(token, b"") for token in tokens)
 
     def _choose(self, logits: NDArray[np.float32]) -> bool:
         """Take one token; whether another one may follow."""

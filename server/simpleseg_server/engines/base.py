@@ -1,15 +1,17 @@
 """The Engine protocol: an image and an instruction in, answer text with token probabilities out."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import Metric
 
 from simpleseg_polygon.prompts import Target
 
 FinishReason = Literal["stop", "length"]
+DraftKind = Literal["structure", "digits", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,20 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
+class DraftCount:
+    """Drafted tokens of one kind that the model verified. ``digits`` are decimals of coordinates,
+    ``structure`` is what follows from the text so far; ``unknown`` where an engine cannot tell."""
+
+    kind: DraftKind
+    accepted: int
+    rejected: int
+
+
+@dataclass(frozen=True)
 class Usage:
     """What a finished request cost. ``forward_passes`` counts decode steps after the prefill's own;
-    ``completion_tokens`` includes the end token. Times are in milliseconds."""
+    ``completion_tokens`` includes the end token. Times are in milliseconds. ``drafts`` has a
+    kind at most once, and is empty where nothing was drafted or an engine does not count."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -55,6 +68,7 @@ class Usage:
     queue_ms: float
     prefill_ms: float
     decode_ms: float
+    drafts: tuple[DraftCount, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,4 +148,13 @@ class Engine(Protocol):
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Stream the answer. Raises EngineError."""
+        ...
+
+
+@runtime_checkable
+class MeasuredEngine(Protocol):
+    """An engine with Prometheus metrics of its own, which ``/metrics`` shows as they are."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Called at every scrape, from the event loop."""
         ...

@@ -316,6 +316,7 @@ def _usage(row: _Row) -> Usage:
         queue_ms=row.queue_ms,
         prefill_ms=row.prefill_ms,
         decode_ms=_ms_between(row.started_at, time.perf_counter()),
+        drafts=row.answer.drafts.counts(),
     )
 
 

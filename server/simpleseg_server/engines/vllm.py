@@ -4,11 +4,12 @@ import asyncio
 import codecs
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 
 import numpy as np
+from prometheus_client import Metric
 from transformers import AutoConfig
 
 from simpleseg_polygon.grammar import ebnf, max_tokens_for
@@ -16,6 +17,7 @@ from simpleseg_polygon.prompts import TARGETS, Target, instruction
 from simpleseg_server.engines.base import (
     Capabilities,
     Delta,
+    DraftCount,
     EngineDeadError,
     EngineError,
     FinishReason,
@@ -24,6 +26,7 @@ from simpleseg_server.engines.base import (
     Usage,
 )
 from simpleseg_server.engines.checkpoint import load_image_processor
+from simpleseg_server.engines.draft_count import DraftTally
 from simpleseg_server.engines.item_limit import (
     MAX_ANSWER_TOKENS,
     ItemLimit,
@@ -40,6 +43,8 @@ from simpleseg_server.engines.vllm_backend import (
     VllmOptions,
 )
 
+_TAIL_BYTES = 8  # more than a coordinate has
+
 
 def start_vllm(launch: Launch) -> Backend:
     """The real vLLM; takes tens of seconds."""
@@ -48,7 +53,7 @@ def start_vllm(launch: Launch) -> Backend:
     vllm_environment.prepare()
     from simpleseg_server.engines.vllm_compat import VllmBackend  # imports vllm, for some seconds
 
-    return VllmBackend(launch)
+    return VllmBackend.start(launch)
 
 
 class VllmEngine:
@@ -62,7 +67,9 @@ class VllmEngine:
     second prompt on an image uses what is cached of the first.
 
     ``Usage.forward_passes`` is exact, but for drafted answers that end by the budget: there steps
-    whose output arrives together count as one.
+    whose output arrives together count as one. Those have no
+    ``Usage.drafts``, since vLLM counts when it ends an answer. An accepted token has a kind unless
+    steps arrived together, a rejected one never.
 
     >>> engine = VllmEngine("path/to/checkpoint", VllmOptions(dtype="bfloat16"))  # loads nothing
     """
@@ -122,6 +129,10 @@ class VllmEngine:
         if self._is_closed or self._backend.is_dead:
             raise EngineDeadError("vLLM has stopped")
 
+    def collect(self) -> Iterable[Metric]:
+        """vLLM's own Prometheus metrics."""
+        return () if self._backend is None else self._backend.collect()
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Stream the answer; closing the iterator aborts it. Raises EngineError."""
         self.check_health()
@@ -178,7 +189,7 @@ class _ServedModel:
         )
         self.capabilities = Capabilities(
             engine="vllm",
-            model=self._profile.name if options.adapter is None else options.adapter.name,
+            model=options.name or (options.adapter or self._profile).name,
             targets=TARGETS,
             max_tokens=min(MAX_ANSWER_TOKENS, self.launch.max_model_len),
             max_concurrency=options.max_num_seqs,
@@ -221,6 +232,8 @@ class _AnswerReader:
         self._limit = limit
         self._began = began
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._drafts = DraftTally()
+        self._spelled = b""
         self._first_at = began
         self._chunks = 0
         self._completion_tokens = 0
@@ -233,6 +246,7 @@ class _AnswerReader:
             self._chunks += 1
         if self._chunks <= 1:
             self._first_at = time.perf_counter()
+        self._count_drafts(chunk)
         text, tokens = self._spell(chunk)
         reason: FinishReason | None = chunk.end
         if self._limit is not None and self._limit.is_cut:
@@ -257,6 +271,20 @@ class _AnswerReader:
         text = self._decoder.decode(spelled)
         return text, TokenLogprob(spelled.decode("utf-8", "replace"), token[1])
 
+    def _count_drafts(self, chunk: Chunk) -> None:
+        """Take the chunk as one step's: all but its last token were drafts."""
+        pieces = [self._vocabulary.get(token, b"") for token, _ in chunk.tokens]
+        self._drafts.add(self._spelled, pieces[:-1], len(pieces) - 1)
+        self._spelled = b"".join([self._spelled, *pieces])[-_TAIL_BYTES:]
+
+    def _draft_counts(self, chunk: Chunk) -> tuple[DraftCount, ...]:
+        if not chunk.drafted or chunk.accepted is None:
+            return ()
+        rejected = chunk.drafted - chunk.accepted
+        if self._drafts.accepted != chunk.accepted:  # some chunk held several steps
+            return (DraftCount("unknown", chunk.accepted, rejected),)
+        return (*self._drafts.counts(), DraftCount("unknown", 0, rejected))
+
     def _decode_steps(self, chunk: Chunk) -> int:
         """Every step but the prefill's writes one token and the drafts that it accepted."""
         if chunk.accepted is None:
@@ -273,4 +301,5 @@ class _AnswerReader:
             queue_ms=min(chunk.queue_ms, before_decode),
             prefill_ms=max(0.0, before_decode - chunk.queue_ms),
             decode_ms=(now - self._first_at) * 1e3,
+            drafts=self._draft_counts(chunk),
         )

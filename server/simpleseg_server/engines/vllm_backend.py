@@ -3,11 +3,12 @@
 ``vllm_compat.py`` implements it on the real vLLM; tests also implement it without.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from PIL import Image
+from prometheus_client import Metric
 
 ChunkEnd = Literal["stop", "length", "abort"]
 
@@ -36,6 +37,7 @@ class Adapter:
 class VllmOptions:
     """How vLLM runs a model.
 
+    ``name`` is the model id that clients see, None for the adapter's or the checkpoint's own.
     ``dtype`` and ``quantization`` are vLLM's own names; ``max_model_len`` bounds prompt and answer
     together, in tokens, and is lowered to what the model has positions for; ``max_num_seqs`` is how
     many answers are decoded together; ``max_pixels`` scales larger images down further than the
@@ -43,6 +45,7 @@ class VllmOptions:
     step. ``trust_remote_code`` runs Python code that comes with the checkpoint.
     """
 
+    name: str | None = None
     dtype: str = "auto"
     quantization: str | None = None
     tensor_parallel_size: int = 1
@@ -88,7 +91,8 @@ class Chunk:
     """What one step, or several that came together, wrote: (token id, log-probability) in order.
 
     ``prompt_tokens`` counts the image's; ``end`` is None but in the last chunk, which alone knows
-    ``queue_ms`` and how many of the answer's tokens were ``accepted`` drafts (None: not counted).
+    ``queue_ms``, how many tokens were ``drafted`` for the answer and how many of its tokens were
+    ``accepted`` drafts (None: not counted).
     """
 
     tokens: tuple[tuple[int, float], ...]
@@ -96,6 +100,7 @@ class Chunk:
     end: ChunkEnd | None = None
     queue_ms: float = 0.0
     accepted: int | None = None
+    drafted: int | None = None
 
 
 class Backend(Protocol):
@@ -112,10 +117,14 @@ class Backend(Protocol):
         """Closing it aborts the request. Raises EngineError, EngineDeadError where it is dead."""
         ...
 
+    def collect(self) -> Iterable[Metric]:
+        """vLLM's own Prometheus metrics, untouched; none where vLLM's own server shows them."""
+        ...
+
     async def abort(self, request_ids: Sequence[str]) -> None:
         """End these requests: each gets a last chunk with ``end`` 'abort'."""
         ...
 
     def shutdown(self) -> None:
-        """Stop for good; blocks for some seconds."""
+        """Stop for good; blocks for some seconds. A vLLM that belongs to another server goes on."""
         ...

@@ -11,7 +11,7 @@ Written for 0.26 to 0.33. Whatever moves between its versions is looked for here
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from prometheus_client import Metric
 from transformers.utils.hub import cached_file
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
+from vllm.v1.metrics.prometheus import get_prometheus_registry
 from vllm.v1.sample.rejection_sampler import expand_batch_to_tokens
 
 from simpleseg_server.engines.base import EngineDeadError, EngineError
@@ -39,18 +41,25 @@ _ENDS = (None, *get_args(ChunkEnd))
 class VllmBackend:
     """A vLLM engine, whose scheduler and model run in a child process.
 
-    Construct it in a thread: it takes tens of seconds. ``shutdown`` blocks too. ``more`` are
-    vLLM's own arguments, over ours.
+    ``client`` is vLLM's ``EngineClient``, which another server may own: then this does not stop it,
+    and leaves its metrics to that server.
     """
 
-    def __init__(self, launch: Launch, **more: Any) -> None:
-        config = engine_args(launch, **more).create_engine_config()
-        self._engine: Any = AsyncLLM.from_vllm_config(config)
+    def __init__(self, client: Any, launch: Launch, *, is_owner: bool) -> None:
+        self._engine = client
+        self._is_owner = is_owner
         self._is_shut_down = False
         self._max_model_len = launch.max_model_len
-        self._drafts = config.speculative_config is not None
+        self._drafts = client.vllm_config.speculative_config is not None
         adapter = launch.options.adapter
         self._lora = None if adapter is None else LoRARequest(adapter.name, 1, adapter.path)
+
+    @classmethod
+    def start(cls, launch: Launch, **more: Any) -> "VllmBackend":
+        """A vLLM of our own. Blocks for tens of seconds; ``shutdown`` blocks too. ``more`` are
+        vLLM's own arguments, over ours."""
+        config = engine_args(launch, **more).create_engine_config()
+        return cls(AsyncLLM.from_vllm_config(config), launch, is_owner=True)
 
     @property
     def is_dead(self) -> bool:
@@ -58,8 +67,9 @@ class VllmBackend:
 
     async def ready(self) -> None:
         """Wait until the processor for images is warm: it starts in a background thread, and its
-        cache must not be used meanwhile."""
-        await self._engine.reset_mm_cache()
+        cache must not be used meanwhile. A server that owns the client has waited."""
+        if self._is_owner:
+            await self._engine.reset_mm_cache()
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Chunk, None]:
         try:
@@ -84,6 +94,12 @@ class VllmBackend:
         except Exception as error:
             raise EngineError(f"vLLM: {type(error).__name__}: {error}") from error
 
+    def collect(self) -> Iterable[Metric]:
+        if not self._is_owner:
+            return ()
+        metrics = get_prometheus_registry().collect()
+        return (metric for metric in metrics if metric.name.startswith("vllm:"))
+
     async def abort(self, request_ids: Sequence[str]) -> None:
         if request_ids and not self.is_dead:
             await self._engine.abort(list(request_ids))
@@ -91,7 +107,8 @@ class VllmBackend:
     def shutdown(self) -> None:
         self._is_shut_down = True
         engine, self._engine = self._engine, None
-        engine.shutdown()  # not left to its __del__, which fails while the interpreter ends
+        if self._is_owner:
+            engine.shutdown()  # not left to its __del__, which fails while the interpreter ends
 
     async def _render(self, generation: Generation) -> Any:
         """The prompt with the image preprocessed, off the event loop. Versions without a renderer
@@ -116,16 +133,17 @@ class VllmBackend:
         reason = completion.finish_reason
         if reason not in _ENDS:
             raise EngineError(f"vLLM ended the answer with {reason!r}")
-        return Chunk(tokens, prompt_tokens, reason, _queue_ms(output), self._accepted(completion))
+        drafted, accepted = self._drafted_and_accepted(completion)
+        return Chunk(tokens, prompt_tokens, reason, _queue_ms(output), accepted, drafted)
 
-    def _accepted(self, completion: Any) -> int | None:
+    def _drafted_and_accepted(self, completion: Any) -> tuple[int | None, int | None]:
         if not self._drafts:
-            return 0
+            return 0, 0
         counted = getattr(completion, "spec_decode_metrics", None)
         if counted is None:
-            return None
-        histogram: list[int] = counted.histogram
-        return sum(accepted * steps for accepted, steps in enumerate(histogram))
+            return None, None
+        accepted = sum(accepted * steps for accepted, steps in enumerate(counted.histogram))
+        return int(counted.num_draft_tokens), accepted
 
 
 def engine_args(launch: Launch, **more: Any) -> Any:

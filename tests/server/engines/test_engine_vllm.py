@@ -3,13 +3,15 @@
 import asyncio
 import math
 import re
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from prometheus_client import Metric
+from prometheus_client.metrics_core import CounterMetricFamily
 from tokenizers import Tokenizer
 
 from simpleseg_polygon.codec import parse_region
@@ -17,7 +19,12 @@ from simpleseg_polygon.drafts import Drafter
 from simpleseg_polygon.grammar import Budget, ebnf, max_tokens_for, regex
 from simpleseg_polygon.prompts import Target
 from simpleseg_server.engines import choose
-from simpleseg_server.engines.base import EngineDeadError, EngineError
+from simpleseg_server.engines.base import (
+    DraftCount,
+    EngineDeadError,
+    EngineError,
+    MeasuredEngine,
+)
 from simpleseg_server.engines.drafter import answer_start
 from simpleseg_server.engines.item_limit import ItemLimit, budget_beyond, items_within
 from simpleseg_server.engines.prompting import Prompter
@@ -73,9 +80,18 @@ class FakeBackend:
                 if at + size < len(ids):
                     yield Chunk(tokens, 40)
                 else:
-                    yield Chunk(tokens, 40, "stop", queue_ms=0.0, accepted=3)
+                    accepted, drafted = self.counted(len(ids) - 1)
+                    yield Chunk(tokens, 40, "stop", 0.0, accepted, drafted)
         finally:
             self.closed.append(generation.request_id)
+
+    def counted(self, tokens: int) -> tuple[int, int]:
+        """Accepted and drafted tokens of an answer, where each chunk is a step."""
+        chunks = -(-(tokens + 1) // self.tokens_per_chunk)
+        return tokens + 1 - chunks, 2 * tokens
+
+    def collect(self) -> Iterable[Metric]:
+        return [CounterMetricFamily("vllm:generation_tokens", "Tokens.", 7)]
 
     async def abort(self, request_ids: Sequence[str]) -> None:
         self.aborted |= set(request_ids)
@@ -148,7 +164,31 @@ def test_chunks_become_deltas(bench: Bench, tokens_per_chunk: int) -> None:
     usage = outcome.usage
     assert usage.prompt_tokens == 40
     assert usage.completion_tokens == len(outcome.tokens) + 1
-    assert usage.forward_passes == usage.completion_tokens - 1 - 3
+    accepted, drafted = bench.backend.counted(len(outcome.tokens))
+    assert usage.forward_passes == usage.completion_tokens - 1 - accepted
+    counts = {count.kind: count for count in usage.drafts}
+    assert sum(count.accepted for count in usage.drafts) == accepted
+    assert counts["unknown"] == DraftCount("unknown", 0, drafted - accepted)
+    assert (tokens_per_chunk == 1) == ("digits" not in counts)
+
+
+def test_drafts_of_steps_that_came_together_have_no_kind(bench: Bench) -> None:
+    bench.backend.tokens_per_chunk = 4
+    bench.backend.counted = lambda _: (5, 9)  # type: ignore[method-assign]
+    [outcome] = answers(bench.engine, [ask(0)])
+    assert outcome.usage.drafts == (DraftCount("unknown", 5, 4),)
+
+
+def test_answers_that_the_budget_ends_count_no_drafts(bench: Bench) -> None:
+    bench.backend.tokens_per_chunk = 4
+    [outcome] = answers(bench.engine, [ask(0, max_points=3)])
+    assert (outcome.finish_reason, outcome.usage.drafts) == ("length", ())
+
+
+def test_the_backend_s_metrics_are_the_engine_s(bench: Bench, qwen3_checkpoint: Path) -> None:
+    assert isinstance(bench.engine, MeasuredEngine)
+    assert [metric.name for metric in bench.engine.collect()] == ["vllm:generation_tokens"]
+    assert list(VllmEngine(qwen3_checkpoint).collect()) == []
 
 
 @pytest.mark.parametrize(
