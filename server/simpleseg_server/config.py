@@ -1,18 +1,50 @@
-"""Settings of the server: every limit with its unit in the name."""
+"""Settings of the server: every limit with its unit in the name.
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+A setting's description, type and default are stated here once; ``options.py`` makes the options of
+``simpleseg serve`` and the table in ``docs/settings.md`` from them, ``sources.py`` reads them from
+the command line, the environment and a file.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-ENV_PREFIX = "SIMPLESEG_"
-CLIENT_VARIABLES = frozenset({"SIMPLESEG_BASE_URL", "SIMPLESEG_API_KEY"})
-"""Variables of the client library, which may be set on the same machine."""
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from simpleseg_server.engines.choose import EngineKind
 
 MIB = 2**20
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _split(value: Any) -> Any:
+    """A comma-separated string, as variables hold lists, as its items."""
+    return [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+
+
+def _checked_key(key: SecretStr) -> SecretStr:
+    """A key must survive the trip in a header as it is."""
+    text = key.get_secret_value()
+    if not re.fullmatch(r"[!-~]{1,512}", text):
+        raise PydanticCustomError("key_invalid", "a key is 1 to 512 visible ASCII characters")
+    return key
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Secret = Annotated[SecretStr, AfterValidator(_checked_key)]
+Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_split)]
 
 
 class ConfigError(ValueError):
@@ -20,65 +52,132 @@ class ConfigError(ValueError):
 
 
 class Settings(BaseModel):
-    """Limits and addresses, fixed when the server starts.
+    """What the operator decides, fixed when the server starts.
+
+    The string below a field says what it is, for people who read ``simpleseg serve --help``.
 
     >>> Settings(max_prompts=2).max_image_pixels
     50000000
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """The address to listen on."""
+    port: Port = 8000
+    """The port to listen on; 0 takes a free one."""
+    ops_host: str = "127.0.0.1"
+    """The address of the listener for operations."""
+    ops_port: Port | None = None
+    """A second listener, for probes, /version and /metrics only, which asks for no API key; 0 takes
+    a free port. Without it these routes are on the main listener alone."""
+    shutdown_timeout_s: Seconds = 30.0
+    """Time that requests under way get to finish when the server is stopped."""
+
+    engine: EngineKind = "auto"
+    """What runs the model; auto is vLLM where it is installed and a GPU is there, else embedded."""
+    model: str | None = None
+    """A checkpoint's folder or Hugging Face id; without it, the demo model."""
+    max_batch: Positive | None = None
+    """Answers decoded together; without it, 8, or 32 with vLLM."""
+    draft: bool = True
+    """Verify drafted tokens: fewer steps, the same answers."""
+    dtype: str | None = None
+    """vLLM: auto, bfloat16, float16 or float32."""
+    quantization: str | None = None
+    """vLLM: its name of a quantization, such as fp8."""
+    tensor_parallel_size: Positive | None = None
+    """vLLM: GPUs that share the model."""
+    max_model_len: Positive | None = None
+    """vLLM: tokens of prompt and answer together."""
+    lora: str | None = None
+    """vLLM: serve this adapter, NAME=PATH."""
+    trust_remote_code: bool = False
+    """vLLM: run the checkpoint's own code."""
+
+    api_keys: Secrets = ()
+    """Keys that may use the server. Better kept in a file or a variable: other users of the machine
+    see a command line. Without any key every client is served."""
+    api_keys_file: Path | None = None
+    """A TOML file of keys with names, limits of their own and, if wanted, hashes instead of keys;
+    read again when it changes."""
+    open_paths: Names = ()
+    """Paths that need no key, such as /metrics, /docs and /openapi.json; probes never need one."""
+    requests_per_minute: Positive | None = None
+    """Requests that each key may make in a minute, probes and other GET requests not counted."""
+    max_concurrent_requests: Positive | None = None
+    """Requests that each key may have under way."""
+
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """How log lines look; auto is text on a terminal, else JSON."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe messages that are logged; the lines of requests are info."""
+    otlp_endpoint: str | None = None
+    """The URL, such as http://127.0.0.1:4318/v1/traces, to which traces are sent (extra otel)."""
+    trace_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The share of traces, of those that no caller decided on, that are recorded."""
 
     max_body_bytes: Positive = 34 * MIB
+    """The largest request body."""
     body_timeout_s: Seconds = 20.0
+    """Time in which a body must have come in."""
     max_image_bytes: Positive = 24 * MIB
+    """The largest image file."""
     max_image_pixels: Positive = 50_000_000
+    """The largest image, width times height."""
     max_image_side_px: Positive = 32_768
+    """The longest side of an image."""
     max_image_aspect: Annotated[float, Field(ge=1)] = 200.0
+    """The longer side of an image over the shorter."""
 
     max_prompts: Positive = 8
+    """Prompts in a request."""
     max_prompt_bytes: Positive = 8192
+    """The longest text of a prompt."""
     default_max_points: Annotated[int, Field(ge=3)] | None = None
+    """Vertices of a region where the request says nothing."""
     max_points: Annotated[int, Field(ge=3)] = 1024
+    """Vertices of a region that a request may ask for."""
     default_max_tokens: Positive = 1024
+    """Tokens of an answer where the request says nothing."""
     max_tokens: Positive = 8192
+    """Tokens of an answer that a request may ask for."""
 
     max_running_prompts: Positive | None = None
-    """Prompts that the engine works on at once; None: what the engine says it can take."""
+    """Prompts that the engine works on at once; without it, what the engine can take."""
     max_queued_requests: Annotated[int, Field(ge=0)] = 32
     """Requests that may wait beyond those that fill the engine; more are answered 503."""
     retry_after_s: Seconds = 1.0
+    """How long refused clients are told to wait."""
+    keep_alive_s: Seconds = 10.0
+    """Silence after which a stream gets a comment, so that nobody takes it for dead."""
     worker_threads: Positive = 2
     """Threads that decode images and rasterise; they bound the decoded pixels in memory."""
 
-    @classmethod
-    def load(cls, environ: Mapping[str, str], **overrides: Any) -> "Settings":
-        """Settings from variables ``SIMPLESEG_<NAME>``; overrides that are not None come first.
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        has_keys = bool(self.api_keys) or self.api_keys_file is not None
+        for name in ("requests_per_minute", "max_concurrent_requests"):
+            if getattr(self, name) is not None and not has_keys:
+                message = "{name} counts by API key, and there is none"
+                raise PydanticCustomError("needs_keys", message, {"name": name})
+        return self
 
-        Raises ConfigError for an unknown name or a value out of range.
-
-        >>> Settings.load({"SIMPLESEG_MAX_PROMPTS": "3"}, port=9000).max_prompts
-        3
-        """
-        values: dict[str, Any] = {
-            name.removeprefix(ENV_PREFIX).lower(): value
-            for name, value in environ.items()
-            if name.startswith(ENV_PREFIX) and name not in CLIENT_VARIABLES
+    def vllm_options(self) -> dict[str, Any]:
+        """What was said to vLLM, as fields of ``VllmOptions``."""
+        values = {
+            "dtype": self.dtype,
+            "quantization": self.quantization,
+            "tensor_parallel_size": self.tensor_parallel_size,
+            "max_model_len": self.max_model_len,
+            "adapter": self.lora,
+            "trust_remote_code": self.trust_remote_code or None,
         }
-        values |= {name: value for name, value in overrides.items() if value is not None}
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise ConfigError(_describe(error)) from None
+        return {name: value for name, value in values.items() if value is not None}
 
-
-def _describe(error: ValidationError) -> str:
-    """The names at fault and what is wrong with them, without the values."""
-    parts = []
-    for fault in error.errors(include_input=False, include_url=False, include_context=False):
-        name = ".".join(map(str, fault["loc"][:1]))
-        known = fault["type"] != "extra_forbidden"
-        parts.append(f"{name}: {fault['msg']}" if known else f"unknown setting: {name}")
-    return "; ".join(parts)
+    def without_access(self) -> "Settings":
+        """The same for a server inside this process, where keys would guard nothing."""
+        nothing = dict.fromkeys(("requests_per_minute", "max_concurrent_requests", "api_keys_file"))
+        return self.model_copy(update={**nothing, "api_keys": ()})

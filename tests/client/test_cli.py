@@ -147,7 +147,7 @@ def test_an_error_of_the_server_is_one_line(url: str) -> None:
 def test_an_unknown_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMPLESEG_MAX_PROMTS", "3")
     run = _command("serve")
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "unknown setting: max_promts" in run.stderr
 
 

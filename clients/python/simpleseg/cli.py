@@ -4,11 +4,11 @@ Nothing heavy is imported before the command that needs it runs.
 """
 
 import asyncio
+import inspect
 import json
-import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from simpleseg_server.config import Settings
+    from simpleseg_server.sources import Loaded
 
 IN_PROCESS = "http://simpleseg.invalid"  # never resolved: requests to it stay in this process
-SHUTDOWN_TIMEOUT_S = 30
 ANSWER_TIMEOUT_S = 600.0
 
 app = typer.Typer(
@@ -56,6 +56,10 @@ class EngineName(StrEnum):
 
 class Failure(Exception):
     """A message for the user, printed as one line without a traceback."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 EngineOption = Annotated[EngineName, typer.Option(help="What runs the model.")]
@@ -83,80 +87,47 @@ def _options(
     pass
 
 
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for every setting of the server in place of its ``**options``."""
+    from simpleseg_server.options import parameters
+
+    own = inspect.signature(command)
+    named = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    vars(command)["__signature__"] = own.replace(parameters=[*named, *parameters()])
+    return command
+
+
 @app.command()
+@_with_settings
 def serve(
-    host: Annotated[
-        str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")
+    *,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A TOML file of settings; also SIMPLESEG_CONFIG."),
     ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="0 takes a free port.", show_default="8000")
-    ] = None,
-    engine: EngineOption = EngineName.auto,
-    model: ModelOption = None,
-    max_batch: Annotated[
-        int | None,
-        typer.Option(min=1, help="Answers decoded together.", show_default="8, vLLM: 32"),
-    ] = None,
-    draft: Annotated[bool, typer.Option(help="Verify drafted tokens; same answers.")] = True,
-    dtype: Annotated[
-        str | None, typer.Option(help="vLLM: auto, bfloat16, float16, float32.")
-    ] = None,
-    quantization: Annotated[
-        str | None, typer.Option(help="vLLM: its name of a quantization, such as fp8.")
-    ] = None,
-    tensor_parallel_size: Annotated[
-        int | None, typer.Option(min=1, help="vLLM: GPUs that share the model.")
-    ] = None,
-    max_model_len: Annotated[
-        int | None, typer.Option(min=1, help="vLLM: tokens of prompt and answer together.")
-    ] = None,
-    lora: Annotated[
-        str | None, typer.Option(metavar="NAME=PATH", help="vLLM: serve this adapter.")
-    ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="vLLM: run the checkpoint's own code.")
+    check_config: Annotated[
+        bool,
+        typer.Option("--check-config", help="Print the settings in effect, secrets masked; stop."),
     ] = False,
+    **options: Any,
 ) -> None:
     """Start the HTTP server. It is ready when GET /readyz answers 200.
 
-    Limits are environment variables, such as SIMPLESEG_MAX_PROMPTS; an unknown one is an error.
+    Every option is also a variable, SIMPLESEG_MAX_PROMPTS, and a line of the file, max_prompts = 8.
+    An option comes before a variable, a variable before the file. An unknown setting is an error.
     """
+    loaded = _load_settings(config, options)
+    if check_config:
+        typer.echo(loaded.render())
+        return
     with _extra("server"):
-        import uvicorn
-    settings = _settings(host=host, port=port)
+        from simpleseg_server.serving import run
     failures: list[str] = []
 
-    def stop() -> None:
+    def fail() -> None:
         failures.append("the model could not be loaded: see the log above")
-        server.should_exit = True
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    vllm_options = {
-        "dtype": dtype,
-        "quantization": quantization,
-        "tensor_parallel_size": tensor_parallel_size,
-        "max_model_len": max_model_len,
-        "adapter": lora,
-        "trust_remote_code": trust_remote_code or None,
-    }
-    application = _application(
-        settings,
-        model,
-        stop,
-        engine,
-        max_batch=max_batch,
-        draft=draft,
-        vllm_options={name: value for name, value in vllm_options.items() if value is not None},
-    )
-    config = uvicorn.Config(
-        application,
-        host=settings.host,
-        port=settings.port,
-        access_log=False,  # the server writes its own line for every request
-        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
-    )
-    server = uvicorn.Server(config)
-    server.run()
+    run(loaded.settings, lambda stop: _application(loaded.settings, stop), fail)
     if failures:
         raise Failure(failures[0])
 
@@ -294,30 +265,31 @@ def _extra(name: str) -> Iterator[None]:
         ) from error
 
 
-def _settings(**values: Any) -> "Settings":
-    """The server's settings from the environment; values that are not None come first."""
-    with _extra("server"):
-        from simpleseg_server.config import ConfigError, Settings
+def _load_settings(file: Path | None, options: Mapping[str, Any]) -> "Loaded":
+    """The server's settings; raises Failure with status 2 that names what is wrong."""
+    from simpleseg_server.config import ConfigError
+    from simpleseg_server.sources import load
+
     try:
-        return Settings.load(os.environ, **values)
+        return load(os.environ, file, options)
     except ConfigError as error:
-        raise Failure(f"settings: {error}") from error
+        raise Failure(f"settings: {error}", status=2) from error
 
 
-def _application(
-    settings: "Settings",
-    model: str | None,
-    on_failure: Callable[[], None],
-    engine: EngineName,
-    **options: Any,
-) -> "FastAPI":
-    """The server as an ASGI application, not yet started; ``options`` are ``make_engine``'s."""
-    checkpoint = _checkpoint(model)  # first, since importing the engine takes seconds
+def _application(settings: "Settings", on_failure: Callable[[], None]) -> "FastAPI":
+    """The server as an ASGI application, not yet started."""
+    checkpoint = _checkpoint(settings.model)  # first: importing the engine takes seconds
     with _extra("server"):
         from simpleseg_server.app import create_app
         from simpleseg_server.engines.choose import make_engine
     try:
-        made = make_engine(engine.value, checkpoint, **options)
+        made = make_engine(
+            settings.engine,
+            checkpoint,
+            max_batch=settings.max_batch,
+            draft=settings.draft,
+            vllm_options=settings.vllm_options(),
+        )
     except ValueError as error:
         raise Failure(str(error)) from error
     return create_app(settings, made, on_engine_failure=on_failure)
@@ -352,7 +324,8 @@ async def _connection(
         from transformers.utils.logging import disable_progress_bar
     disable_progress_bar()
     failed = asyncio.Event()
-    application = _application(_settings(), model, failed.set, engine)
+    loaded = _load_settings(None, {"model": model, "engine": engine.value})
+    application = _application(loaded.settings.without_access(), failed.set)
     async with application.router.lifespan_context(application):
         transport = httpx2.ASGITransport(app=application)
         async with httpx2.AsyncClient(transport=transport) as http:
@@ -364,10 +337,14 @@ async def _connection(
 
 
 def main() -> None:
-    """Run the command line; expected failures end with one line on standard error and status 1."""
+    """Run the command line; expected failures end with one line on standard error and status 1, or
+    2 where the settings are wrong."""
     try:
         app()
-    except (Failure, SimpleSegError) as error:
+    except Failure as error:
+        typer.echo(f"simpleseg: {error}", err=True)
+        sys.exit(error.status)
+    except SimpleSegError as error:
         sys.exit(f"simpleseg: {error}")
     except OSError as error:
         named = f"{error.filename}: {error.strerror}" if error.filename else str(error)

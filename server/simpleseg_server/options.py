@@ -1,0 +1,170 @@
+"""The settings as options of ``simpleseg serve`` and as the table in ``docs/settings.md``.
+
+``python -m simpleseg_server.options`` prints the table.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any
+
+import typer
+from pydantic_core import PydanticUndefined
+
+from simpleseg_server.config import MIB, Settings
+from simpleseg_server.sources import ENV_PREFIX, option_name
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "Listeners": ("host", "port", "ops_host", "ops_port", "shutdown_timeout_s"),
+    "Access": (
+        "api_keys",
+        "api_keys_file",
+        "open_paths",
+        "requests_per_minute",
+        "max_concurrent_requests",
+    ),
+    "Logs and traces": ("log_format", "log_level", "otlp_endpoint", "trace_sample_ratio"),
+    "Model": (
+        "engine",
+        "model",
+        "max_batch",
+        "draft",
+        "dtype",
+        "quantization",
+        "tensor_parallel_size",
+        "max_model_len",
+        "lora",
+        "trust_remote_code",
+    ),
+}
+OTHERS = "Limits"
+"""The group of every setting that ``GROUPS`` does not name."""
+
+_UNITS = {"bytes": "BYTES", "s": "SECONDS", "px": "PIXELS", "pixels": "PIXELS"}
+_TYPES = {"integer": "INTEGER", "number": "NUMBER", "string": "TEXT", "boolean": "BOOLEAN"}
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<="}
+
+
+def parameters() -> Iterator[inspect.Parameter]:
+    """An option for every setting, as typer reads them from a function's signature.
+
+    Values stay strings: the model converts and checks those of all sources alike.
+    """
+    for name in _ordered():
+        kind = _schema(name).get("type")
+        value: Any = {"boolean": bool | None, "array": list[str] | None}.get(kind, str | None)
+        option = typer.Option(
+            *_declarations(name, kind),
+            help=_description(name),
+            metavar=None if kind == "boolean" else value_name(name),
+            show_default=default_text(name) or False,
+            rich_help_panel=group_of(name),
+        )
+        yield inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[value, option],
+        )
+
+
+def _ordered() -> list[str]:
+    """The settings by group, the unnamed ones last."""
+    named = [name for names in GROUPS.values() for name in names]
+    return named + [name for name in Settings.model_fields if name not in named]
+
+
+def group_of(name: str) -> str:
+    return next((group for group, names in GROUPS.items() if name in names), OTHERS)
+
+
+def _declarations(name: str, kind: str | None) -> list[str]:
+    option = option_name(name)
+    return [f"--{option}/--no-{option}" if kind == "boolean" else f"--{option}"]
+
+
+@cache
+def _properties() -> dict[str, dict[str, Any]]:
+    properties: dict[str, dict[str, Any]] = Settings.model_json_schema()["properties"]
+    return properties
+
+
+def _schema(name: str) -> dict[str, Any]:
+    """The JSON schema of a setting's value, None left out."""
+    schema = _properties()[name]
+    choices = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
+    return choices[0]
+
+
+def _description(name: str) -> str:
+    """Its docstring as one paragraph."""
+    return " ".join((Settings.model_fields[name].description or "").split())
+
+
+def value_name(name: str) -> str:
+    """What a setting takes: a unit, a type or the choices, with its range.
+
+    >>> value_name("max_body_bytes"), value_name("log_format"), value_name("ops_port")
+    ('BYTES >= 1', 'auto|json|text', 'INTEGER >= 0 <= 65535')
+    """
+    schema = _schema(name)
+    if "enum" in schema:
+        return "|".join(schema["enum"])
+    if schema.get("type") == "array":
+        return "TEXT, repeated"
+    if schema.get("format") == "path":
+        return "FILE"
+    word = _UNITS.get(name.rpartition("_")[2]) or _TYPES[schema["type"]]
+    bounds = [f"{sign} {schema[key]:g}" for key, sign in _BOUNDS.items() if key in schema]
+    return " ".join([word, *bounds])
+
+
+def default_text(name: str) -> str:
+    """The default as people write it; "" where there is none.
+
+    >>> default_text("max_image_bytes"), default_text("model"), default_text("draft")
+    ('25165824 (24 MiB)', '', 'true')
+    """
+    value = Settings.model_fields[name].default
+    if value is PydanticUndefined or value in (None, ()):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if name.endswith("_bytes") and value % MIB == 0:
+        return f"{value} ({value // MIB} MiB)"
+    return str(value)
+
+
+def table() -> str:
+    """The settings in Markdown, a table for each group."""
+    sections = [_section(group) for group in (*GROUPS, OTHERS)]
+    return "\n\n".join([_INTRODUCTION, *sections]) + "\n"
+
+
+def _section(group: str) -> str:
+    rows = [_row(name) for name in _ordered() if group_of(name) == group]
+    head = ["| setting | value | default | meaning |", "|---|---|---|---|"]
+    return "\n".join([f"## {group}", "", *head, *rows])
+
+
+def _row(name: str) -> str:
+    default = f"`{default_text(name)}`" if default_text(name) else "-"
+    value = value_name(name).replace("|", ", ").replace(">=", "≥").replace("<=", "≤")
+    return f"| `{name}` | {value} | {default} | {_description(name)} |"
+
+
+_INTRODUCTION = f"""# Settings
+
+Made by `python -m simpleseg_server.options`; a test compares.
+
+Every setting can be given as an option of `simpleseg serve` (`--max-prompts 8`), as a variable
+(`{ENV_PREFIX}MAX_PROMPTS=8`) and in a TOML file (`max_prompts = 8`) that `--config FILE` or
+`{ENV_PREFIX}CONFIG` names. An option comes before a variable, a variable before the file, the file
+before the default. Lists are repeated options (`--api-key A --api-key B`), comma-separated
+variables (`{ENV_PREFIX}API_KEYS=A,B`; `{ENV_PREFIX}API_KEY` adds one key) and TOML lists. An
+unknown setting is an error that names it. `simpleseg serve --check-config` prints what is in
+effect, where each value comes from, and stops: status 0, or 2 where something is wrong."""
+
+
+if __name__ == "__main__":
+    print(table(), end="")
