@@ -9,9 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from simpleseg_server.engines.prompting import Profile, Prompter
+from simpleseg_server.engines.image_limits import load_image_processor
+from simpleseg_server.engines.picture import stretched
+from simpleseg_server.engines.profiles import Profile
+from simpleseg_server.engines.prompting import Prompter
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,22 @@ class Checkpoint:
     """
 
     def __init__(
-        self, path: str | Path, *, device: str, dtype: str, max_pixels: int | None = None
+        self,
+        path: str | Path,
+        *,
+        device: str,
+        dtype: str | None = None,
+        max_pixels: int | None = None,
     ) -> None:
-        """Load from a directory or a hub id. Raises ValueError for models the engine cannot run."""
-        self.model = _load_model(str(path), device, dtype)
-        self._images = load_image_processor(str(path), max_pixels)
-        self._profile = Profile.load(str(path))
-        self.name, self.input_hw = self._profile.name, self._profile.input_hw
-        self._prompter = Prompter(str(path))
+        """Load from a directory or a hub id, in the profile's dtype where none is given. Raises
+        ValueError for models the engine cannot run."""
+        self.profile = Profile.load(str(path))
+        if self.profile.needs_vllm:
+            raise ValueError("the embedded engine cannot run this architecture; use --engine vllm")
+        self.model = _load_model(str(path), device, dtype or self.profile.dtype)
+        self._images = load_image_processor(str(path), self.profile, max_pixels)
+        self.name, self.input_hw = self.profile.name, self.profile.input_hw
+        self._prompter = Prompter(str(path), self.profile)
         self.vocabulary = self._prompter.vocabulary
         self.end_token_id = self._prompter.end_token_id
         self.stop_token_ids = _stop_token_ids(self.model, self.end_token_id)
@@ -95,7 +105,7 @@ class Checkpoint:
         With ``input_hw`` the image is stretched to it, else the processor keeps the aspect ratio.
         """
         batch = self._images.preprocess(
-            [self._profile.picture(image_hw3)],
+            [stretched(image_hw3, self.input_hw)],
             do_resize=self.input_hw is None,
             return_tensors="pt",
         )
@@ -146,18 +156,6 @@ def _load_model(path: str, device: str, dtype: str) -> Any:
     if "sliding_attention" in (getattr(model.config.text_config, "layer_types", None) or ()):
         raise ValueError("models with sliding-window attention are not supported")
     return model.to(device)  # from_pretrained leaves it in evaluation mode
-
-
-def load_image_processor(path: str, max_pixels: int | None) -> Qwen2VLImageProcessorPil:
-    """The checkpoint's image processor; ``max_pixels`` bounds the area further."""
-    # The Pillow class by name: the automatic choice prefers one that needs torchvision.
-    processor = Qwen2VLImageProcessorPil.from_pretrained(path)
-    if max_pixels is not None:
-        size = dict(processor.size)
-        longest = min(max_pixels, size["longest_edge"])
-        size = {"shortest_edge": min(size["shortest_edge"], longest), "longest_edge": longest}
-        processor = Qwen2VLImageProcessorPil.from_pretrained(path, size=size)
-    return processor
 
 
 def _stop_token_ids(model: Any, end_token_id: int) -> frozenset[int]:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simpleseg_polygon.drafts import Drafter
-from simpleseg_server.engines.prompting import Profile, Prompter
+from simpleseg_server.engines.profiles import Profile
+from simpleseg_server.engines.prompting import Prompter
 
 logger = logging.getLogger("simpleseg")
 

@@ -31,7 +31,7 @@ class TransformersEngine:
     ties of the float arithmetic, for sampling with a seed too. ``grammar`` names what constrains:
     the token table, or outlines_core's index over the same tokens. ``max_pixels`` scales larger
     images down further than the checkpoint would. ``num_threads`` sets torch's threads on a CPU;
-    without it a small model gets one.
+    without it a small model gets one. ``dtype`` None is the profile's.
 
     >>> engine = TransformersEngine("path/to/checkpoint", max_batch=4)  # loads nothing yet
     """
@@ -44,7 +44,7 @@ class TransformersEngine:
         draft: bool = True,
         max_draft: int = 8,
         device: str = "cpu",
-        dtype: str = "float32",
+        dtype: str | None = None,
         grammar: GrammarKind = "table",
         num_threads: int | None = None,
         max_tokens: int = 4096,
@@ -88,7 +88,9 @@ class TransformersEngine:
             engine="transformers",
             model=checkpoint.name,
             targets=TARGETS,
-            max_tokens=min(self._max_tokens, checkpoint.max_positions),
+            max_tokens=min(
+                self._max_tokens, checkpoint.profile.max_tokens, checkpoint.max_positions
+            ),
             max_concurrency=self._max_batch,
             max_pixels=checkpoint.max_pixels,
             input_hw=checkpoint.input_hw,

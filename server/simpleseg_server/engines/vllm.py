@@ -8,12 +8,10 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 
-import numpy as np
 from prometheus_client import Metric
-from transformers import AutoConfig
 
-from simpleseg_polygon.grammar import ebnf, max_tokens_for
-from simpleseg_polygon.prompts import TARGETS, Target, instruction
+from simpleseg_polygon.grammar import ebnf
+from simpleseg_polygon.prompts import TARGETS
 from simpleseg_server.engines.base import (
     Capabilities,
     Delta,
@@ -25,8 +23,8 @@ from simpleseg_server.engines.base import (
     TokenLogprob,
     Usage,
 )
-from simpleseg_server.engines.checkpoint import load_image_processor
 from simpleseg_server.engines.draft_count import DraftTally
+from simpleseg_server.engines.image_limits import ImageLimits
 from simpleseg_server.engines.item_limit import (
     MAX_ANSWER_TOKENS,
     ItemLimit,
@@ -34,7 +32,9 @@ from simpleseg_server.engines.item_limit import (
     item_limit,
     within,
 )
-from simpleseg_server.engines.prompting import Profile, Prompter
+from simpleseg_server.engines.picture import stretched
+from simpleseg_server.engines.profiles import Profile, longest_context
+from simpleseg_server.engines.prompting import Prompter
 from simpleseg_server.engines.vllm_backend import (
     Backend,
     Chunk,
@@ -42,6 +42,7 @@ from simpleseg_server.engines.vllm_backend import (
     Launch,
     VllmOptions,
 )
+from simpleseg_server.engines.warm_up import warm_up_request
 
 _TAIL_BYTES = 8  # more than a coordinate has
 
@@ -104,7 +105,8 @@ class VllmEngine:
             self._backend = await asyncio.to_thread(self._start_backend, self._model.launch)
             await self._backend.ready()
             for target in TARGETS:
-                async with aclosing(self.generate(self._warm_up_request(target))) as deltas:
+                request = warm_up_request(target, self.capabilities.input_hw)
+                async with aclosing(self.generate(request)) as deltas:
                     async for _ in deltas:
                         pass
         except Exception as error:
@@ -160,41 +162,31 @@ class VllmEngine:
         finally:
             self._running.discard(generation.request_id)
 
-    def _warm_up_request(self, target: Target) -> GenerationRequest:
-        height, width = self.capabilities.input_hw or (224, 224)
-        return GenerationRequest(
-            request_id="warm-up",
-            image_hw3=np.zeros((height, width, 3), np.uint8),
-            image_key="warm-up",
-            instruction=instruction(target, "the object"),
-            target=target,
-            max_tokens=8 if target == "text" else max_tokens_for(target, 3),
-            constrained=target != "text",
-        )
-
 
 class _ServedModel:
     """What of a checkpoint is known without its weights."""
 
     def __init__(self, path: str, options: VllmOptions) -> None:
-        self._profile = Profile.load(path)
-        self.prompter = Prompter(path, trust_remote_code=options.trust_remote_code)
-        config = AutoConfig.from_pretrained(path, trust_remote_code=options.trust_remote_code)
-        positions = int(config.get_text_config().max_position_embeddings)
+        profile = Profile.load(path)
+        trusted = options.trust_remote_code
+        self.prompter = Prompter(path, profile, trust_remote_code=trusted)
+        images = ImageLimits.of(path, profile, options.max_pixels)
+        positions = longest_context(path, trust_remote_code=trusted)
         self.launch = Launch(
             model=path,
             options=options,
             max_model_len=min(positions, options.max_model_len),
-            image_hw=self._profile.input_hw,
+            image_hw=profile.input_hw,
+            image_arguments=images.arguments,
         )
         self.capabilities = Capabilities(
             engine="vllm",
-            model=options.name or (options.adapter or self._profile).name,
+            model=options.name or (options.adapter or profile).name,
             targets=TARGETS,
-            max_tokens=min(MAX_ANSWER_TOKENS, self.launch.max_model_len),
+            max_tokens=min(MAX_ANSWER_TOKENS, profile.max_tokens, self.launch.max_model_len),
             max_concurrency=options.max_num_seqs,
-            max_pixels=_max_pixels(path, self._profile, options),
-            input_hw=self._profile.input_hw,
+            max_pixels=images.max_pixels,
+            input_hw=profile.input_hw,
         )
 
     def generation(self, request: GenerationRequest, limit: ItemLimit | None) -> Generation:
@@ -207,19 +199,14 @@ class _ServedModel:
             # Unique, since vLLM refuses an id that is still running.
             request_id=f"{request.request_id}-{secrets.token_hex(4)}",
             prompt_ids=self.prompter.ids(request.instruction),
-            image=self._profile.picture(request.image_hw3),
+            image=stretched(request.image_hw3, self.capabilities.input_hw),
             image_key=request.image_key,
             max_tokens=max_tokens,
             grammar=grammar,
             temperature=request.temperature,
             seed=request.seed,
+            end_token_id=self.prompter.end_token_id,
         )
-
-
-def _max_pixels(path: str, profile: Profile, options: VllmOptions) -> int:
-    if profile.input_hw is not None:
-        return profile.input_hw[0] * profile.input_hw[1]
-    return int(load_image_processor(path, options.max_pixels).size["longest_edge"])
 
 
 class _AnswerReader:

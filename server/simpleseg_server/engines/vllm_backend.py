@@ -3,8 +3,8 @@
 ``vllm_compat.py`` implements it on the real vLLM; tests also implement it without.
 """
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from PIL import Image
@@ -62,19 +62,22 @@ class VllmOptions:
 class Launch:
     """What a backend is started with; ``max_model_len`` is within the model's positions.
 
-    ``image_hw`` is the one size of all images, if there is one.
+    ``image_hw`` is the one size of all images, if there is one; ``image_arguments`` are what the
+    image processor is given over its own files.
     """
 
     model: str
     options: VllmOptions
     max_model_len: int
     image_hw: tuple[int, int] | None
+    image_arguments: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Generation:
     """One prompt on its way to vLLM. ``prompt_ids`` hold one placeholder for the image, and
-    ``image_key`` is the image's identity in every cache. ``grammar`` is EBNF, None for none."""
+    ``image_key`` is the image's identity in every cache. ``grammar`` is EBNF, None for none.
+    ``end_token_id`` ends the answer, besides what the checkpoint's files say."""
 
     request_id: str
     prompt_ids: Sequence[int]
@@ -84,6 +87,7 @@ class Generation:
     grammar: str | None
     temperature: float
     seed: int | None
+    end_token_id: int
 
 
 @dataclass(frozen=True)

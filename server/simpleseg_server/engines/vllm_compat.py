@@ -165,8 +165,8 @@ def engine_args(launch: Launch, **more: Any) -> Any:
         # Compiling and capturing graphs pays on a GPU only.
         "enforce_eager": not torch.cuda.is_available(),
     }
-    if options.max_pixels is not None:
-        arguments["mm_processor_kwargs"] = {"max_pixels": options.max_pixels}
+    if launch.image_arguments:
+        arguments["mm_processor_kwargs"] = dict(launch.image_arguments)
     if options.adapter is not None:
         arguments |= {"enable_lora": True, "max_lora_rank": _lora_rank(options.adapter)}
     if options.draft and supports_drafting():
@@ -237,6 +237,7 @@ def sampling_params(generation: Generation) -> SamplingParams:
         temperature=generation.temperature,
         seed=generation.seed,
         max_tokens=generation.max_tokens,
+        stop_token_ids=[generation.end_token_id],
         logprobs=0,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
