@@ -4,9 +4,15 @@ import asyncio
 from collections.abc import Callable
 
 from simpleseg.schema import Health
-from simpleseg_server.engines.base import Engine, EngineDeadError
+from simpleseg_server.engines.base import Engine, EngineAwayError, EngineDeadError
 from simpleseg_server.errors import ApiError, engine_unavailable
 from simpleseg_server.telemetry import Metrics, logger
+
+_WORDS = {
+    "loading": "is loading",
+    "unavailable": "cannot be reached for the moment",
+    "dead": "has stopped",
+}
 
 
 class EngineKeeper:
@@ -53,22 +59,17 @@ class EngineKeeper:
         logger.info("ready model=%s engine=%s", capabilities.model, capabilities.engine)
 
     def health(self) -> Health:
-        """Whether the engine is loading, ready or dead, and what it serves."""
-        if self._is_dead():
-            return Health(status="dead")
+        """Whether the engine is loading, ready, away or dead, and what it serves."""
         if not self._is_started:
-            return Health(status="loading")
-        capabilities = self.engine.capabilities
-        return Health(status="ready", model=capabilities.model, engine=capabilities.engine)
-
-    def _is_dead(self) -> bool:
-        if not self._is_started:
-            return self._has_failed
+            return Health(status="dead" if self._has_failed else "loading")
         try:
             self.engine.check_health()
+        except EngineAwayError:
+            return Health(status="unavailable")
         except EngineDeadError:
-            return True
-        return False
+            return Health(status="dead")
+        capabilities = self.engine.capabilities
+        return Health(status="ready", model=capabilities.model, engine=capabilities.engine)
 
     def require_ready(self) -> Health:
         """Raises ApiError 503 ``engine_unavailable`` unless the engine is ready."""
@@ -85,5 +86,4 @@ class EngineKeeper:
         return health
 
     def _unavailable(self, health: Health) -> ApiError:
-        words = "is loading" if health.status == "loading" else "has stopped"
-        return engine_unavailable(self._retry_after_s, f"the engine {words}")
+        return engine_unavailable(self._retry_after_s, f"the engine {_WORDS[health.status]}")

@@ -32,10 +32,11 @@ from simpleseg_server.engines.base import (
     Engine,
     EngineDeadError,
     EngineError,
+    EngineOverloadedError,
     GenerationRequest,
     TokenLogprob,
 )
-from simpleseg_server.errors import ApiError, engine_unavailable
+from simpleseg_server.errors import ApiError, engine_unavailable, overloaded
 from simpleseg_server.images import DecodedImage, EngineSize, decode, is_mismatch
 from simpleseg_server.progress import Listener, Progress
 from simpleseg_server.telemetry import StageTimes, logger
@@ -69,9 +70,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one prompt; ``answer`` is None where the engine failed on it."""
+    """What became of one prompt; ``answer`` is the engine's error where it failed on it."""
 
-    answer: Answer | None
+    answer: Answer | EngineError
     result: Result
     warnings: list[ResultWarning]
 
@@ -119,7 +120,8 @@ class Segmenter:
     async def run(self, job: Job, listen: Listener | None = None) -> SegmentResponse:
         """Answer all prompts side by side; ``listen`` hears of points and results as they come.
 
-        Raises ApiError 503 where the engine failed on all of them.
+        Raises ApiError 503 where the engine failed on all of them: ``overloaded`` where it had too
+        much to do, else ``engine_unavailable``.
         """
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -127,8 +129,8 @@ class Segmenter:
                 for index in range(len(job.phrases))
             ]
         outcomes = [task.result() for task in tasks]
-        if not any(outcome.answer for outcome in outcomes):
-            raise engine_unavailable(self.settings.retry_after_s, "the engine could not answer")
+        if not any(isinstance(outcome.answer, Answer) for outcome in outcomes):
+            raise self._no_answer(outcomes)
         job.times.add("total", job.times.elapsed_ms())
         return SegmentResponse(
             object="segmentation",
@@ -183,8 +185,8 @@ class Segmenter:
     async def _outcome(self, job: Job, index: int, listen: Listener | None) -> Outcome:
         began_ms = job.times.elapsed_ms()
         answer = await self._answer(job, index, listen)
-        if answer is None:
-            return Outcome(None, *failed_result(index, job.call.items[index]))
+        if isinstance(answer, EngineError):
+            return Outcome(answer, *failed_result(index, job.call.items[index]))
         job.times.at_least("queue", answer.queue_ms + answer.usage.queue_ms)
         job.times.at_least("prefill", answer.usage.prefill_ms)
         job.times.at_least("decode", answer.usage.decode_ms)
@@ -194,17 +196,32 @@ class Segmenter:
             listen(ResultDone(result=result))
         return Outcome(answer, result, warnings)
 
-    async def _answer(self, job: Job, index: int, listen: Listener | None) -> Answer | None:
+    async def _answer(self, job: Job, index: int, listen: Listener | None) -> Answer | EngineError:
         generation = self._generation(job, index)
         progress = Progress(job.call.request.task, index, job.frame, job.times, listen)
         try:
             async with self.admission.slot() as queue_ms:
                 return await _collect(self.engine, generation, queue_ms, progress)
-        except EngineDeadError:
+        except EngineDeadError as error:
             logger.error("engine is dead request_id=%s", generation.request_id)
-        except EngineError:
+            return error
+        except EngineOverloadedError as error:
+            logger.warning("engine is overloaded request_id=%s", generation.request_id)
+            return error
+        except EngineError as error:
             logger.exception("engine failed request_id=%s", generation.request_id)
-        return None
+            return error
+
+    def _no_answer(self, outcomes: Sequence[Outcome]) -> ApiError:
+        usual_s = self.settings.retry_after_s
+        waits = [
+            outcome.answer.retry_after_s or usual_s
+            for outcome in outcomes
+            if isinstance(outcome.answer, EngineOverloadedError)
+        ]
+        if waits:
+            return overloaded(max(waits))
+        return engine_unavailable(usual_s, "the engine could not answer")
 
     def _generation(self, job: Job, index: int) -> GenerationRequest:
         settings, capabilities = self.settings, self.engine.capabilities
@@ -265,7 +282,8 @@ def _image_warnings(image: DecodedImage, declared_type: str | None) -> list[Resu
 
 
 def _usage(outcomes: Sequence[Outcome]) -> Usage:
-    usages = [outcome.answer.usage for outcome in outcomes if outcome.answer is not None]
+    answers = (outcome.answer for outcome in outcomes)
+    usages = [answer.usage for answer in answers if isinstance(answer, Answer)]
     prompt_tokens = sum(usage.prompt_tokens for usage in usages)
     completion_tokens = sum(usage.completion_tokens for usage in usages)
     return Usage(

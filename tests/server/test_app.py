@@ -155,6 +155,22 @@ def test_a_dead_engine_is_neither_alive_nor_ready(client: Any, engine: Any, imag
     assert client.post("/segment", json={}).status_code == 503
 
 
+def test_an_engine_that_is_away_is_alive_and_comes_back(
+    client: Any, engine: Any, image64: str
+) -> None:
+    engine.is_away = True
+    away = client.get("/readyz")
+    assert away.status_code == 503
+    assert away.json()["error"]["code"] == "engine_unavailable"
+    assert "for the moment" in away.json()["error"]["message"]
+    live = client.get("/livez")
+    assert (live.status_code, live.json()["status"]) == (200, "unavailable")
+    assert client.post("/segment", json={"image": image64, "prompt": "a"}).status_code == 503
+    engine.is_away = False
+    assert client.get("/readyz").status_code == 200
+    assert client.post("/segment", json={"image": image64, "prompt": "a"}).status_code == 200
+
+
 def test_a_body_over_the_limit_is_refused_by_its_declared_length(
     make_client: Any, engine: Any
 ) -> None:

@@ -228,6 +228,16 @@ def test_one_failing_prompt_does_not_fail_the_others(
     answer(client, image=image64, prompt="good")
 
 
+def test_an_overloaded_engine_is_503_with_the_wait_that_it_asks_for(
+    client: Any, engine: Any, image64: str
+) -> None:
+    engine.replies = {"busy": Reply("[]", fault="busy"), "bad": Reply("[]", fault="error")}
+    response = post(client, image=image64, prompts=["busy", "bad"])
+    assert refusal(response) == (503, "overloaded", None)
+    assert response.headers["retry-after"] == "7"
+    assert answer(client, image=image64, prompts=["good", "busy"])["results"][0]["status"] == "ok"
+
+
 def test_exif_and_animation_are_reported(client: Any) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -13,7 +13,7 @@ Coordinates = Literal["normalized", "pixel"]
 Output = Literal["polygons", "bbox", "rle", "png"]
 Status = Literal["ok", "empty", "truncated", "invalid"]
 Task = Literal["region", "box", "point", "text"]
-FinishReason = Literal["stop", "length", "error"]
+FinishReason = Literal["stop", "length", "deadline", "error"]
 ScoreType = Literal[
     "geometric_mean_coordinate_token_probability", "geometric_mean_token_probability"
 ]
@@ -130,6 +130,12 @@ class SegmentRequest(RequestModel):
     max_tokens: int | None = Field(default=None, ge=1, description="Most tokens of an answer.")
     temperature: float = Field(default=0.0, ge=0, le=2, description="0 is greedy.")
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+    deadline_ms: int | None = Field(
+        default=None,
+        ge=1,
+        description="Milliseconds from the request's arrival after which the answer is what is "
+        "finished by then, with status `truncated`; the server has a limit of its own.",
+    )
     stream: bool = Field(default=False, description="Answer with server-sent events.")
 
     @model_validator(mode="after")
@@ -195,13 +201,26 @@ class Result(ResponseModel):
     text: str | None = Field(default=None, description="For task text.")
 
 
+class DraftUsage(ResponseModel):
+    """Drafted tokens that the model verified: how many were right, and how many were not."""
+
+    accepted: int
+    rejected: int
+
+
 class Usage(ResponseModel):
-    """Tokens over all prompts; ``forward_passes`` are decode steps (fewer if drafted)."""
+    """Tokens over all prompts; ``forward_passes`` are decode steps (fewer if drafted).
+
+    ``drafts``, absent where nothing was drafted or counted, is by kind of token: ``digits`` of
+    coordinates, ``structure`` between them, ``unknown`` where the engine does not tell. Of answers
+    that a deadline ended only the tokens that had come are counted, and no prompt.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     forward_passes: int
+    drafts: dict[str, DraftUsage] | None = None
 
 
 class ResultWarning(ResponseModel):
@@ -375,8 +394,9 @@ class ModelList(ResponseModel):
 
 
 class Health(ResponseModel):
-    """``status``: ``ready``, ``loading``, or ``dead`` (the engine must be restarted)."""
+    """``status``: ``ready``, ``loading``, ``unavailable`` (what runs the model cannot be reached,
+    and may come back) or ``dead`` (the engine must be restarted)."""
 
-    status: Literal["ready", "loading", "dead"]
+    status: Literal["ready", "loading", "unavailable", "dead"]
     model: str | None = None
     engine: str | None = None

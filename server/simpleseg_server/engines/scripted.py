@@ -11,15 +11,20 @@ from simpleseg_polygon.prompts import TARGETS
 from simpleseg_server.engines.base import (
     Capabilities,
     Delta,
+    EngineAwayError,
     EngineDeadError,
     EngineError,
+    EngineOverloadedError,
     FinishReason,
     GenerationRequest,
     TokenLogprob,
     Usage,
 )
 
-Fault = Literal["error", "hang", "death"]
+Fault = Literal["error", "busy", "hang", "death"]
+
+BUSY_S = 7.0
+"""The wait that the fault 'busy' asks for."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Reply:
 
     ``text`` is cut into tokens of ``token_length`` characters, each with ``logprob``, one delta for
     each, ``delay_s`` seconds before each. Faults come after ``fault_after`` tokens: ``fault``
-    'error' raises EngineError, 'hang' never goes on, 'death' kills the engine for good.
+    'error' raises EngineError, 'busy' EngineOverloadedError, 'hang' never goes on, 'death' kills
+    the engine for good.
     """
 
     text: str
@@ -47,8 +53,8 @@ class ScriptedEngine:
     """Answers in turn from a sequence (the last one again and again), or by calling a function.
 
     ``requests`` holds every request that came, ``cancelled`` the ids of those closed before their
-    end, ``running`` how many are under way. Like a real engine it serves ``max_concurrency`` at
-    once and lets the others wait.
+    end, ``running`` how many are under way; ``is_away``, when set, lets it answer nothing for the
+    moment. Like a real engine it serves ``max_concurrency`` at once and lets the others wait.
 
     >>> engine = ScriptedEngine(["[[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]]]", Reply("[]")])
     """
@@ -71,6 +77,7 @@ class ScriptedEngine:
         self.requests: list[GenerationRequest] = []
         self.cancelled: list[str] = []
         self.running = 0
+        self.is_away = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -89,6 +96,8 @@ class ScriptedEngine:
     def check_health(self) -> None:
         if self._dead.is_set() or not self._started:
             raise EngineDeadError("the scripted engine is not running")
+        if self.is_away:
+            raise EngineAwayError("the scripted engine is away")
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         self.check_health()
@@ -132,6 +141,8 @@ class ScriptedEngine:
             return
         if reply.fault == "error":
             raise EngineError("scripted error")
+        if reply.fault == "busy":
+            raise EngineOverloadedError("scripted overload", BUSY_S)
         if reply.fault == "death":
             self.die()
         await self._pause(None)
