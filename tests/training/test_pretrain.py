@@ -19,7 +19,7 @@ from simpleseg_training.initial import initialise
 from simpleseg_training.model import PATCH, ModelSize, new_model
 from simpleseg_training.optimizer import rate_factor
 from simpleseg_training.packing import Packer, collate
-from simpleseg_training.pretrain import Recipe, sigma_at, train
+from simpleseg_training.pretrain import Recipe, loader, sigma_at, train
 from simpleseg_training.scenes import render_scene
 
 
@@ -55,6 +55,16 @@ def test_batches_go_on_where_a_run_stopped(tokenizer: Tokenizer, tiny: ModelSize
     next(iterator)
     second = next(iterator)
     assert torch.equal(second.ids, next(iter(stream(2))).ids)
+
+
+def test_loader_processes_take_turns(tokenizer: Tokenizer, tiny: ModelSize) -> None:
+    def images(workers: int) -> set[bytes]:
+        batches = iter(loader(TrainingBatches(tokenizer.to_str(), tiny, 2, 256, 0, 100), workers))
+        drawn = torch.cat([next(batches).images, next(batches).images])
+        return {image.numpy().tobytes() for image in drawn}
+
+    assert len(images(0)) == 4
+    assert images(2) == images(0)
 
 
 def test_curriculum_ends_with_every_stage() -> None:

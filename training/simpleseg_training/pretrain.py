@@ -138,6 +138,18 @@ def help_at(progress: float) -> float:
     return min(1.0, max(0.0, (0.85 - progress) / 0.35))
 
 
+def loader(stream: TrainingBatches, workers: int) -> DataLoader[Batch]:
+    """The stream drawn in this process, or in ``workers`` others. Those start afresh: a fork would
+    inherit the thread pools of OpenCV and torch in whatever state they are."""
+    return DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=pass_through,
+        multiprocessing_context="spawn" if workers else None,
+    )
+
+
 class Run:
     """One process of a training run."""
 
@@ -147,7 +159,10 @@ class Run:
         self.rank = int(os.environ.get("RANK", "0"))
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
         self.cuda = torch.cuda.is_available()
-        self.device = torch.device("cuda", self.rank) if self.cuda else torch.device("cpu")
+        self.device = torch.device("cpu")
+        if self.cuda:
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(self.device)
         torch.manual_seed(recipe.seed)
         self.tokenizer = cut_tokenizer(qwen_tokenizer_file(), tokenizer_corpus())
         model = self._first_model()
@@ -186,7 +201,7 @@ class Run:
             self.world,
         )
         workers = max(1, (os.cpu_count() or 2) - 1) if self.cuda else 0
-        return DataLoader(stream, batch_size=None, num_workers=workers, collate_fn=pass_through)
+        return loader(stream, workers)
 
     def train_step(self, batch: Batch, targets: Tensor, sigma: float) -> Losses:
         set_rates(self.optimizers, rate_factor(self.step, self.progress))
@@ -245,7 +260,9 @@ class Run:
         path = self.out / "state.pt"
         if not path.exists():
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        # On the CPU first: what belongs on the device is copied there, and the optimizers' step
+        # counts stay, since on a GPU each would be waited for in every step.
+        state = torch.load(path, map_location="cpu", weights_only=True)
         self.trainee.load_state_dict(state["trainee"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
