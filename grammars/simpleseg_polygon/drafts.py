@@ -81,7 +81,9 @@ class Drafter:
     ``grid_hw`` is the height and width in pixels of the masks that the model was trained on, where
     they all had one size: then coordinates are multiples of a pixel, and the first two digits
     nearly settle the third. ``digits`` is how many are guessed in each number: 0 drafts structure
-    only, 3 goes on to the next number.
+    only, 3 goes on to the next number. Where the vocabulary has tokens of several digits, a number
+    is guessed whole or not at all: a part of it would be another token. ``final_dot`` says whether
+    the model's answers end with a dot.
 
     >>> vocabulary = dict(enumerate([b"[[", b"[", b"0", b".", b",", b" ", b"],", b"1"]))
     >>> drafter = Drafter(vocabulary, digits=0)
@@ -97,12 +99,15 @@ class Drafter:
         grid_hw: tuple[int, int] | None = None,
         digits: int = 3,
         predict: Predictor = turn_again,
+        final_dot: bool = True,
     ) -> None:
         self._text = {t: b for t, b in vocabulary.items() if _occurs(b)}
         self._token = {text: token for token, text in reversed(self._text.items())}
         self._longest = max(map(len, self._token))
         self._max_draft = max_draft
-        self._digits = digits
+        groups_digits = any(len(text) > 1 and text.isdigit() for text in self._token)
+        self._digits = 0 if groups_digits and digits < 3 else digits
+        self._end = b"." if final_dot else b""
         self._predict = predict
         self._grid_xy = None if grid_hw is None else (_grid(grid_hw[1]), _grid(grid_hw[0]))
 
@@ -137,7 +142,7 @@ class Drafter:
         is_bare = head[:1] == b"[" and head[1:2] in (b"0", b"1")
         if text.endswith(b"]" if is_bare else b"]]"):
             is_open = head.startswith(b"[[[") and not text.endswith(b"]]]")
-            return b"]." if is_open else b"."
+            return b"]" + self._end if is_open else self._end
         pen = _read(text)
         return b"" if pen is None else self._write(pen, _numbers_per_item(head, text), is_bare)
 
@@ -156,7 +161,7 @@ class Drafter:
             if len(pen.item) < numbers_per_item:
                 written += _BETWEEN_NUMBERS
             elif is_bare:
-                return written + b"]."
+                return written + b"]" + self._end
             else:
                 written += _BETWEEN_ITEMS
                 pen.vertices.append((pen.item[0], pen.item[1]))

@@ -118,9 +118,14 @@ class Decoder:
         }
         candidates = np.unique(np.concatenate([g.tokens for g in self._grammars.values()]))
         # A model of one image size writes coordinates that are pixels of that size.
-        drafter = Drafter(vocabulary, max_draft, grid_hw=checkpoint.input_hw) if draft else None
+        drafter = Drafter(
+            vocabulary,
+            max_draft,
+            grid_hw=checkpoint.input_hw,
+            final_dot=checkpoint.profile.final_dot,
+        )
         self._rules = AnswerRules(
-            vocabulary, candidates, checkpoint.stop_token_ids, drafter, max_draft
+            vocabulary, candidates, checkpoint.stop_token_ids, drafter if draft else None, max_draft
         )
         self._output = checkpoint.model.get_output_embeddings()
         self._candidate_output = _OutputRows(self._output, candidates)

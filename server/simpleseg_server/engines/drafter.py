@@ -28,7 +28,8 @@ class ContourProposer:
         from simpleseg_server.engines.vllm_compat import samples_drafts_rightly
 
         model = vllm_config.model_config
-        prompter = Prompter(model.model, trust_remote_code=model.trust_remote_code)
+        profile = Profile.load(model.model)
+        prompter = Prompter(model.model, profile, trust_remote_code=model.trust_remote_code)
         self._is_on = samples_drafts_rightly()
         if not self._is_on:
             logger.warning("drafting is off: this vLLM samples wrongly from drafts on a CPU")
@@ -36,7 +37,10 @@ class ContourProposer:
         self._max_model_len = int(model.max_model_len)
         self._max_draft = int(vllm_config.speculative_config.num_speculative_tokens)
         self._drafter = Drafter(
-            prompter.vocabulary, self._max_draft, grid_hw=Profile.load(model.model).input_hw
+            prompter.vocabulary,
+            self._max_draft,
+            grid_hw=profile.input_hw,
+            final_dot=profile.final_dot,
         )
 
     def load_model(self, *_: Any, **__: Any) -> None:

@@ -16,7 +16,11 @@ _SPACE = "\u2581"  # how SentencePiece writes a space
 
 
 class TextTokens(Protocol):
-    """Text to ids and back; ``vocabulary`` gives the bytes of every token but control tokens."""
+    """Text to ids and back.
+
+    ``vocabulary`` gives the bytes of every token but control tokens; where two spell the same, the
+    one that text becomes comes first.
+    """
 
     @property
     def vocabulary(self) -> Mapping[int, bytes]: ...
@@ -92,7 +96,9 @@ def _spelled(spec: Mapping[str, Any], vocab: Mapping[str, int]) -> dict[int, byt
     if "ByteLevel" in decoders:
         return token_bytes(vocab)
     if decoders & {"ByteFallback", "Metaspace"}:
-        return {token: _sentencepiece_bytes(piece) for piece, token in vocab.items()}
+        # Bytes last: where a piece spells the same, it is the one that text becomes.
+        pieces = sorted(vocab.items(), key=lambda item: _is_byte(item[0]))
+        return {token: _sentencepiece_bytes(piece) for piece, token in pieces}
     raise ValueError(f"the tokenizer's decoder is of an unknown kind: {', '.join(decoders)}")
 
 
@@ -102,9 +108,13 @@ def _sentencepiece_bytes(piece: str) -> bytes:
     >>> _sentencepiece_bytes("\u2581["), _sentencepiece_bytes("<0x5B>")
     (b' [', b'[')
     """
-    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+    if _is_byte(piece):
         return bytes([int(piece[3:5], 16)])
     return piece.replace(_SPACE, " ").encode()
+
+
+def _is_byte(piece: str) -> bool:
+    return len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
 
 
 def _without_leading_space(spec: dict[str, Any]) -> dict[str, Any]:
