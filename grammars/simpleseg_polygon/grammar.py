@@ -11,6 +11,7 @@ counter; so for regions of several parts with ``min_points`` above 1 the first t
 tokens, the table counts the tokens really used, the others the worst case.
 """
 
+import hashlib
 from importlib.resources import files
 
 from simpleseg_polygon.automaton import Budget, automaton, item_bounds, least_max_tokens
@@ -23,6 +24,7 @@ __all__ = [
     "TokenWalk",
     "automaton",
     "ebnf",
+    "fingerprint",
     "least_max_tokens",
     "max_tokens_for",
     "regex",
@@ -53,6 +55,18 @@ def max_tokens_for(target: Target, items: int, *, max_parts: int | None = None) 
     """
     per_item, rest = _WORST_CASE[_shape(target, max_parts)]
     return per_item * items + rest
+
+
+def fingerprint() -> str:
+    """Twelve hexadecimal digits that change when a grammar does.
+
+    >>> len(fingerprint()), fingerprint() == fingerprint()
+    (12, True)
+    """
+    digest = hashlib.sha256()
+    for target in ("box", "point", "region"):
+        digest.update((files("simpleseg_polygon") / f"{target}.ebnf").read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def ebnf(target: Target, budget: Budget) -> str:

@@ -12,15 +12,22 @@ from starlette.responses import Response
 
 from simpleseg import __version__
 from simpleseg.schema import SegmentRequest
+from simpleseg_server.auth import KeyGuard, document_keys
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import Engine
 from simpleseg_server.errors import ApiError, ClientGone, from_http_exception, render
 from simpleseg_server.images import install_bomb_guard
 from simpleseg_server.keeper import EngineKeeper
+from simpleseg_server.keys import KeyRing
 from simpleseg_server.middleware import CLIENT_CLOSED, BodyLimit, RequestContext
 from simpleseg_server.routes import operations, segment
 from simpleseg_server.services import Services
 from simpleseg_server.telemetry import Metrics
+
+_REFUSAL = {
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
+}
+"""Of an OpenAPI document: the body of every error."""
 
 
 def _stay() -> None:
@@ -60,10 +67,18 @@ def create_app(
     app.state.services = services
     app.include_router(segment.router)
     app.include_router(operations.router)
+    app.include_router(operations.models_router)
     app.add_exception_handler(ApiError, _on_error)
     app.add_exception_handler(HTTPException, _on_error)
     app.add_exception_handler(ClientGone, _on_client_gone)
     app.add_middleware(BodyLimit, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        KeyGuard,
+        ring=KeyRing(settings),
+        open_paths=settings.open_paths,
+        metrics=metrics,
+        retry_after_s=settings.retry_after_s,
+    )
     app.add_middleware(RequestContext, metrics=metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
@@ -92,5 +107,6 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schema = SegmentRequest.model_json_schema(ref_template="#/components/schemas/{model}")
         document["components"]["schemas"] |= schema.pop("$defs") | {"SegmentRequest": schema}
+        document_keys(document, _REFUSAL)
         app.openapi_schema = document
     return app.openapi_schema

@@ -8,6 +8,8 @@ import re
 import secrets
 import time
 import traceback
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -113,7 +115,7 @@ class BodyLimit:
             return
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isascii() and declared.isdigit() and int(declared[:20]) > self.max_body_bytes:
-            await self._refuse(scope, receive, send)
+            await refuse(self._error(), scope, receive, send, self.metrics)
             return
         received = 0
         is_started = False
@@ -136,24 +138,46 @@ class BodyLimit:
         except _TooLong:
             if is_started:
                 raise
-            await self._refuse(scope, receive, send)
+            await refuse(self._error(), scope, receive, send, self.metrics)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 413 and close, but first read on for a moment: a client that is still writing
-        would get a reset connection instead of the answer."""
+    def _error(self) -> ApiError:
         message = f"the request body may have at most {self.max_body_bytes} bytes"
-        error = ApiError(413, "payload_too_large", message)
-        self.metrics.rejections.labels(error.code).inc()
-        response = render(error, scope["state"]["request_id"], {"Connection": "close"})
+        return ApiError(413, "payload_too_large", message)
 
-        async def send_and_linger(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                await send({**message, "more_body": True})
-                await _discard(receive)
-                message = {"type": "http.response.body", "body": b""}
-            await send(message)
 
-        await response(scope, receive, send_and_linger)
+async def refuse(
+    error: ApiError,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    metrics: Metrics,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Answer a request whose body nobody has read, and close the connection if one is under way.
+
+    It reads on for a moment first: a client that is still writing would get a reset connection
+    instead of the answer.
+    """
+    metrics.rejections.labels(error.code).inc()
+    sent, request_id = dict(headers), scope["state"]["request_id"]
+    if not _has_body(scope):
+        await render(error, request_id, sent)(scope, receive, send)
+        return
+
+    async def send_and_linger(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await send({**message, "more_body": True})
+            await _discard(receive)
+            message = {"type": "http.response.body", "body": b""}
+        await send(message)
+
+    response = render(error, request_id, sent | {"Connection": "close"})
+    await response(scope, receive, send_and_linger)
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 
 class _TooLong(Exception):

@@ -133,8 +133,7 @@ class SegmentRequest(RequestModel):
     deadline_ms: int | None = Field(
         default=None,
         ge=1,
-        description="Milliseconds from the request's arrival after which the answer is what is "
-        "finished by then, with status `truncated`; the server has a limit of its own.",
+        description="Milliseconds after which what is unfinished is `truncated`, not waited for.",
     )
     stream: bool = Field(default=False, description="Answer with server-sent events.")
 
@@ -211,9 +210,8 @@ class DraftUsage(ResponseModel):
 class Usage(ResponseModel):
     """Tokens over all prompts; ``forward_passes`` are decode steps (fewer if drafted).
 
-    ``drafts``, absent where nothing was drafted or counted, is by kind of token: ``digits`` of
-    coordinates, ``structure`` between them, ``unknown`` where the engine does not tell. Of answers
-    that a deadline ended only the tokens that had come are counted, and no prompt.
+    ``drafts``, absent where none were counted, is by kind: ``digits`` of coordinates, ``structure``,
+    ``unknown``. Of answers that a deadline ended only the tokens that came are counted, no prompt.
     """
 
     prompt_tokens: int
@@ -400,3 +398,13 @@ class Health(ResponseModel):
     status: Literal["ready", "loading", "unavailable", "dead"]
     model: str | None = None
     engine: str | None = None
+
+
+class Version(ResponseModel):
+    """What runs: this server's version, the model and engine once they are loaded, and a hash of
+    the grammars, by which two servers that constrain answers alike are known."""
+
+    version: str
+    model: str | None = None
+    engine: str | None = None
+    grammar: str

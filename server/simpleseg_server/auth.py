@@ -1,0 +1,116 @@
+"""Who may call which route: every path needs a key, except the probes and what the operator opens.
+
+Plain ASGI, outside the body limit and the routes: a client without a key costs no body and no slot.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from simpleseg_server.errors import ApiError
+from simpleseg_server.keys import Key, KeyRing
+from simpleseg_server.middleware import refuse
+from simpleseg_server.quota import Quotas
+from simpleseg_server.telemetry import Metrics
+
+PROBES = frozenset({"/livez", "/readyz", "/health", "/ping", "/v1/health/live", "/v1/health/ready"})
+"""Paths that never need a key."""
+_BEARER = re.compile(rb"bearer +([!-~]{1,512})", re.IGNORECASE)
+_BARE = re.compile(rb"([!-~]{1,512})")
+_CREDENTIALS = {b"authorization": _BEARER, b"x-api-key": _BARE}
+_UNCOUNTED_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="simpleseg"'}
+_MESSAGE = "give one valid API key, as Authorization: Bearer KEY or as X-API-Key: KEY"
+
+
+class KeyGuard:
+    """Answers 401 without a valid key, and 429 where a key has used up what it may.
+
+    With no keys every request passes. The key's name is in ``scope["state"]["key_name"]``.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        ring: KeyRing,
+        open_paths: Iterable[str],
+        metrics: Metrics,
+        retry_after_s: float,
+    ) -> None:
+        self.app = app
+        self.metrics = metrics
+        self._ring = ring
+        self._open_paths = PROBES | frozenset(open_paths)
+        self._quotas = Quotas(retry_after_s)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not self._ring.is_locked or self._is_open(scope):
+            await self.app(scope, receive, send)
+            return
+        presented = presented_key(scope["headers"])
+        key = None if presented is None else self._ring.find(presented)
+        if key is None:
+            error = ApiError(401, "invalid_api_key", _MESSAGE)
+            await refuse(error, scope, receive, send, self.metrics, _CHALLENGE)
+            return
+        scope["state"]["key_name"] = key.name
+        if scope["method"] in _UNCOUNTED_METHODS:
+            await self.app(scope, receive, send)
+            return
+        await self._counted(key, scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        return scope["path"] in self._open_paths
+
+    async def _counted(self, key: Key, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._quotas.enter(key)
+        except ApiError as error:
+            headers = self._quotas.headers(key)
+            await refuse(error, scope, receive, send, self.metrics, headers)
+            return
+
+        async def send_with_limits(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self._quotas.headers(key))
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_limits)
+        finally:
+            self._quotas.leave(key)
+
+
+def presented_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The key in a request's headers; None where there is none, more than one, or no sound one.
+
+    >>> presented_key([(b"authorization", b"Bearer abc")]), presented_key([(b"x-api-key", b"abc")])
+    ('abc', 'abc')
+    """
+    given = [(name, value) for name, value in headers if name in _CREDENTIALS]
+    if len(given) != 1:
+        return None
+    ((name, value),) = given
+    match = _CREDENTIALS[name].fullmatch(value)
+    return None if match is None else match[1].decode("ascii")
+
+
+def document_keys(document: dict[str, Any], refusal: Mapping[str, Any]) -> None:
+    """Add to an OpenAPI document how keys are given, and that every route but the probes may answer
+    401, and 429 if it is counted; ``refusal`` describes the body of these answers."""
+    document["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    for path, operations in document["paths"].items():
+        if path in PROBES:
+            continue
+        for method, operation in operations.items():
+            operation["security"] = [{}, {"bearer": []}, {"header": []}]
+            responses = operation["responses"]
+            responses["401"] = {"description": "No valid API key", **refusal}
+            if method.upper() not in _UNCOUNTED_METHODS:
+                responses["429"] = {"description": "The key's limit is reached", **refusal}
