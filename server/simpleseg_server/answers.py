@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simpleseg.schema import Output, PromptItem, Result, ResultWarning, Rle, ScoreType
+from simpleseg.schema import FinishReason, Output, PromptItem, Result, ResultWarning, Rle, ScoreType
 from simpleseg_polygon.codec import (
     Parsed,
     ParseWarning,
@@ -23,12 +23,13 @@ from simpleseg_polygon.codec import (
 from simpleseg_polygon.geometry import Box, ImageSize, Point, Region
 from simpleseg_polygon.raster import region_area_px, region_to_mask, region_to_rle
 from simpleseg_polygon.rle import mask_to_png
-from simpleseg_server.engines.base import FinishReason, TokenLogprob, Usage
+from simpleseg_server.engines.base import TokenLogprob, Usage
 from simpleseg_server.errors import ApiError
 from simpleseg_server.telemetry import StageTimes
 
 _PIXEL_DECIMALS = 2
 _NORMALISED_DECIMALS = 6
+_LATE = ParseWarning("deadline_passed", "the time was over; what was finished by then is given")
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def to_result(
         score_type=_score_type(target) if has_value else None,
         **fields,
     )
-    return result, result_warnings(parsed.warnings, index)
+    late = (_LATE,) if answer.finish_reason == "deadline" else ()
+    return result, result_warnings((*parsed.warnings, *late), index)
 
 
 def failed_result(index: int, item: PromptItem) -> tuple[Result, list[ResultWarning]]:
@@ -152,7 +154,10 @@ def result_warnings(notes: Iterable[ParseWarning], index: int | None) -> list[Re
 
 
 def _status(parsed: Status, finish_reason: FinishReason) -> Status:
-    """An answer that ran out of tokens is not whole, even where its lists happen to close."""
+    """An answer that ran out of tokens is not whole, even where its lists happen to close, and one
+    that ran out of time is neither empty nor wrong."""
+    if finish_reason == "deadline":
+        return "truncated"
     return "truncated" if parsed == "ok" and finish_reason == "length" else parsed
 
 

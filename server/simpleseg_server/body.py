@@ -18,7 +18,9 @@ MAX_JSON_DEPTH = 16
 MAX_FORM_PARTS = 64
 _MAX_PART_HEAD_BYTES = 4096
 _MAX_FIELD_BYTES = 64 * 1024
-_JSON_FIELDS = frozenset({"prompts", "max_points", "max_tokens", "temperature", "seed", "stream"})
+_JSON_FIELDS = frozenset(
+    {"prompts", "max_points", "max_tokens", "temperature", "seed", "deadline_ms", "stream"}
+)
 _TEXT_FIELDS = frozenset({"model", "prompt", "return", "task", "coordinates"})
 FORM_FIELDS = _JSON_FIELDS | _TEXT_FIELDS | {"image"}
 """All fields of a form; ``_JSON_FIELDS`` are written as JSON, the others as they are."""

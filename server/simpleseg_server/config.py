@@ -144,6 +144,9 @@ class Settings(BaseModel):
     """Tokens of an answer where the request says nothing."""
     max_tokens: Positive = 8192
     """Tokens of an answer that a request may ask for."""
+    max_deadline_ms: Positive = 300_000
+    """The longest `deadline_ms` of a request, and that of requests without one. At the deadline the
+    answer is what is finished by then; it is 503 where the request has none and nothing is."""
 
     max_running_prompts: Positive | None = None
     """Prompts that the engine works on at once; without it, what the engine can take."""

@@ -61,6 +61,12 @@ def engine_unavailable(retry_after_s: float, message: str = "the engine is not r
     return ApiError(503, "engine_unavailable", message, retry_after_s=retry_after_s)
 
 
+def queue_timeout(retry_after_s: float) -> ApiError:
+    return ApiError(
+        503, "queue_timeout", "no answer was begun in time", retry_after_s=retry_after_s
+    )
+
+
 def internal_error() -> ApiError:
     return ApiError(500, "internal_error", INTERNAL_MESSAGE)
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from simpleseg.schema import Health
-from simpleseg_server.engines.base import Engine, EngineAwayError, EngineDeadError
+from simpleseg_server.engines.base import Engine, EngineAwayError, EngineDeadError, MeasuredEngine
 from simpleseg_server.errors import ApiError, engine_unavailable
 from simpleseg_server.telemetry import Metrics, logger
 
@@ -50,11 +50,13 @@ class EngineKeeper:
             await self.engine.start()
         except Exception:
             self._has_failed = True
-            logger.exception("the engine cannot start")
+            logger.exception("the engine cannot start", extra={"with_text": True})
             self._on_failure()
             return
         capabilities = self.engine.capabilities
         self._metrics.describe(model=capabilities.model, engine=capabilities.engine)
+        if isinstance(self.engine, MeasuredEngine):
+            self._metrics.show(self.engine)
         self._is_started = True
         logger.info("ready model=%s engine=%s", capabilities.model, capabilities.engine)
 

@@ -6,13 +6,15 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from simpleseg.schema import (
     DEFAULT_OUTPUTS,
     Completed,
     Created,
+    DraftUsage,
+    FinishReason,
     ImageInfo,
     Result,
     ResultDone,
@@ -36,7 +38,8 @@ from simpleseg_server.engines.base import (
     GenerationRequest,
     TokenLogprob,
 )
-from simpleseg_server.errors import ApiError, engine_unavailable, overloaded
+from simpleseg_server.engines.base import Usage as EngineUsage
+from simpleseg_server.errors import ApiError, engine_unavailable, overloaded, queue_timeout
 from simpleseg_server.images import DecodedImage, EngineSize, decode, is_mismatch
 from simpleseg_server.progress import Listener, Progress
 from simpleseg_server.telemetry import StageTimes, logger
@@ -49,7 +52,8 @@ class Job:
     """A request that nothing is wrong with: decoded, worded, ready for the engine.
 
     ``phrases`` has one noun phrase for each of the call's items; ``warnings`` are about what came
-    in. ``request_id`` also begins the names of the engine's requests.
+    in. ``request_id`` also begins the names of the engine's requests. At ``deadline``, on the event
+    loop's clock, what is not finished stays so.
     """
 
     id: str
@@ -61,6 +65,7 @@ class Job:
     phrases: tuple[str, ...]
     warnings: tuple[ResultWarning, ...]
     times: StageTimes
+    deadline: float
 
     @property
     def image_info(self) -> ImageInfo:
@@ -115,13 +120,19 @@ class Segmenter:
             phrases=tuple(phrases),
             warnings=(*_image_warnings(image, call.declared_type), *warnings),
             times=times,
+            deadline=self._deadline(call.request.deadline_ms, times),
         )
+
+    def _deadline(self, asked_ms: int | None, times: StageTimes) -> float:
+        left_ms = (asked_ms or self.settings.max_deadline_ms) - times.elapsed_ms()
+        return asyncio.get_running_loop().time() + left_ms / 1000
 
     async def run(self, job: Job, listen: Listener | None = None) -> SegmentResponse:
         """Answer all prompts side by side; ``listen`` hears of points and results as they come.
 
         Raises ApiError 503 where the engine failed on all of them: ``overloaded`` where it had too
-        much to do, else ``engine_unavailable``.
+        much to do, else ``engine_unavailable``; ``queue_timeout`` where the server's own time limit
+        passed before it wrote anything.
         """
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -131,6 +142,8 @@ class Segmenter:
         outcomes = [task.result() for task in tasks]
         if not any(isinstance(outcome.answer, Answer) for outcome in outcomes):
             raise self._no_answer(outcomes)
+        if job.call.request.deadline_ms is None and not any(map(_has_begun, outcomes)):
+            raise queue_timeout(self.settings.retry_after_s)
         job.times.add("total", job.times.elapsed_ms())
         return SegmentResponse(
             object="segmentation",
@@ -181,6 +194,7 @@ class Segmenter:
         _check_at_most(request.max_points, settings.max_points, "max_points")
         most_tokens = min(settings.max_tokens, capabilities.max_tokens)
         _check_at_most(request.max_tokens, most_tokens, "max_tokens")
+        _check_at_most(request.deadline_ms, settings.max_deadline_ms, "deadline_ms")
 
     async def _outcome(self, job: Job, index: int, listen: Listener | None) -> Outcome:
         began_ms = job.times.elapsed_ms()
@@ -199,9 +213,15 @@ class Segmenter:
     async def _answer(self, job: Job, index: int, listen: Listener | None) -> Answer | EngineError:
         generation = self._generation(job, index)
         progress = Progress(job.call.request.task, index, job.frame, job.times, listen)
+        writing = _Writing(progress)
         try:
-            async with self.admission.slot() as queue_ms:
-                return await _collect(self.engine, generation, queue_ms, progress)
+            async with asyncio.timeout_at(job.deadline) as limit:
+                async with self.admission.slot() as writing.queue_ms:
+                    return await writing.collect(self.engine, generation)
+        except TimeoutError:
+            if limit.expired():
+                return writing.unfinished()
+            raise
         except EngineDeadError as error:
             logger.error("engine is dead request_id=%s", generation.request_id)
             return error
@@ -241,22 +261,43 @@ class Segmenter:
         )
 
 
-async def _collect(
-    engine: Engine, generation: GenerationRequest, queue_ms: float, progress: Progress
-) -> Answer:
-    """The whole answer. Closes the stream on every way out, which frees the engine's slot."""
-    pieces: list[str] = []
-    tokens: list[TokenLogprob] = []
-    last: Delta | None = None
-    async with aclosing(engine.generate(generation)) as deltas:
-        async for last in deltas:
-            pieces.append(last.text)
-            tokens += last.tokens
-            progress.read(last.text)
-    if last is None or last.finish_reason is None or last.usage is None:
-        raise EngineError("the stream ended without a finish reason and usage")
-    progress.finish()
-    return Answer("".join(pieces), tuple(tokens), last.finish_reason, last.usage, queue_ms)
+@dataclass
+class _Writing:
+    """An answer while the engine writes it."""
+
+    progress: Progress
+    queue_ms: float = 0.0
+    pieces: list[str] = field(default_factory=list)
+    tokens: list[TokenLogprob] = field(default_factory=list)
+
+    async def collect(self, engine: Engine, generation: GenerationRequest) -> Answer:
+        """The whole answer. Closes the stream on every way out, which frees the engine's slot."""
+        last: Delta | None = None
+        async with aclosing(engine.generate(generation)) as deltas:
+            async for last in deltas:
+                self.pieces.append(last.text)
+                self.tokens += last.tokens
+                self.progress.read(last.text)
+        if last is None or last.finish_reason is None or last.usage is None:
+            raise EngineError("the stream ended without a finish reason and usage")
+        return self._answer(last.finish_reason, last.usage)
+
+    def unfinished(self) -> Answer:
+        """What there is when the time is over; the engine has not told what it cost."""
+        steps = max(0, len(self.pieces) - 1)
+        return self._answer("deadline", EngineUsage(0, len(self.tokens), steps, 0.0, 0.0, 0.0))
+
+    def _answer(self, reason: FinishReason, usage: EngineUsage) -> Answer:
+        self.progress.finish()
+        return Answer("".join(self.pieces), tuple(self.tokens), reason, usage, self.queue_ms)
+
+
+def _has_begun(outcome: Outcome) -> bool:
+    """Whether the engine wrote anything in time, if only that the object is not there."""
+    answer = outcome.answer
+    if isinstance(answer, EngineError):
+        return False
+    return answer.finish_reason != "deadline" or bool(answer.text)
 
 
 def _result(job: Job, index: int, answer: Answer) -> tuple[Result, list[ResultWarning]]:
@@ -286,9 +327,23 @@ def _usage(outcomes: Sequence[Outcome]) -> Usage:
     usages = [answer.usage for answer in answers if isinstance(answer, Answer)]
     prompt_tokens = sum(usage.prompt_tokens for usage in usages)
     completion_tokens = sum(usage.completion_tokens for usage in usages)
+    drafts = _drafts(usages)
     return Usage(
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         total_tokens=prompt_tokens + completion_tokens,
         forward_passes=sum(usage.forward_passes for usage in usages),
+        **({"drafts": drafts} if drafts else {}),
     )
+
+
+def _drafts(usages: Sequence[EngineUsage]) -> dict[str, DraftUsage]:
+    """Drafted tokens over all prompts, by kind."""
+    counts = [count for usage in usages for count in usage.drafts]
+    return {
+        kind: DraftUsage(
+            accepted=sum(count.accepted for count in counts if count.kind == kind),
+            rejected=sum(count.rejected for count in counts if count.kind == kind),
+        )
+        for kind in sorted({count.kind for count in counts})
+    }

@@ -14,12 +14,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from simpleseg import __version__
-from simpleseg.schema import Result, SegmentResponse
+from simpleseg.schema import Result, SegmentResponse, Usage
+from simpleseg_server.engines.base import MeasuredEngine
 
 logger = logging.getLogger("simpleseg_server")
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _COUNTS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+
+_TOKENS_PER_STEP = (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 12)
 
 
 class StageTimes:
@@ -91,6 +94,15 @@ class Metrics:
         self.forward_passes = self._histogram(
             "simpleseg_forward_passes", "Decode steps of a request.", _COUNTS
         )
+        self.tokens_per_step = self._histogram(
+            "simpleseg_tokens_per_step", "Answer tokens for each decode step.", _TOKENS_PER_STEP
+        )
+        self.draft_tokens = Counter(
+            "simpleseg_draft_tokens",
+            "Drafted tokens that the model verified, by kind: accepted or rejected.",
+            ("kind", "outcome"),
+            registry=self.registry,
+        )
         self.parses = Counter(
             "simpleseg_parse", "Results by status.", ("outcome",), registry=self.registry
         )
@@ -118,6 +130,10 @@ class Metrics:
         )
         depth.set_function(waiting_prompts)
 
+    def show(self, engine: MeasuredEngine) -> None:
+        """Add the engine's own metrics to ours, as they are."""
+        self.registry.register(engine)
+
     def describe(self, *, model: str, engine: str) -> None:
         self._info.info({"version": __version__, "model": model, "engine": engine})
 
@@ -127,9 +143,17 @@ class Metrics:
             if stage != "total":
                 self.stage_seconds.labels(stage).observe(ms / 1000)
         self.completion_tokens.observe(response.usage.completion_tokens)
-        self.forward_passes.observe(response.usage.forward_passes)
+        self._observe_drafting(response.usage)
         for result in response.results:
             self._observe_result(result)
+
+    def _observe_drafting(self, usage: Usage) -> None:
+        self.forward_passes.observe(usage.forward_passes)
+        if usage.forward_passes:
+            self.tokens_per_step.observe(usage.completion_tokens / usage.forward_passes)
+        for kind, count in (usage.drafts or {}).items():
+            self.draft_tokens.labels(kind, "accepted").inc(count.accepted)
+            self.draft_tokens.labels(kind, "rejected").inc(count.rejected)
 
     def _observe_result(self, result: Result) -> None:
         self.parses.labels(result.status).inc()

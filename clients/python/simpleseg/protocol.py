@@ -43,6 +43,7 @@ class SegmentOptions(TypedDict, total=False):
     max_tokens: int
     temperature: float
     seed: int
+    deadline_ms: int
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from simpleseg_polygon.prompts import TARGETS
 from simpleseg_server.engines.base import (
     Capabilities,
     Delta,
+    DraftCount,
     EngineAwayError,
     EngineDeadError,
     EngineError,
@@ -42,6 +43,7 @@ class Reply:
     logprob: float = -0.01
     delay_s: float = 0.0
     finish_reason: FinishReason = "stop"
+    drafts: tuple[DraftCount, ...] = ()
     fault: Fault | None = None
     fault_after: int = 0
 
@@ -133,7 +135,8 @@ class ScriptedEngine:
             yield Delta(token, (TokenLogprob(token, reply.logprob),))
         await self._fault(reply, len(tokens))
         passes = max(0, len(tokens) - 1)
-        usage = Usage(16, len(tokens) + 1, passes, 0.0, 0.0, reply.delay_s * len(tokens) * 1e3)
+        decode_ms = reply.delay_s * len(tokens) * 1e3
+        usage = Usage(16, len(tokens) + 1, passes, 0.0, 0.0, decode_ms, reply.drafts)
         yield Delta("", (), reply.finish_reason, usage)
 
     async def _fault(self, reply: Reply, tokens_sent: int) -> None:

@@ -43,6 +43,7 @@ REQUEST_BODY = {
                     "max_tokens": {"type": "integer"},
                     "temperature": {"type": "number"},
                     "seed": {"type": "integer"},
+                    "deadline_ms": {"type": "integer"},
                     "stream": {"type": "boolean", "default": False},
                 },
             }

@@ -174,7 +174,7 @@ def test_chunks_become_deltas(bench: Bench, tokens_per_chunk: int) -> None:
 
 def test_drafts_of_steps_that_came_together_have_no_kind(bench: Bench) -> None:
     bench.backend.tokens_per_chunk = 4
-    bench.backend.counted = lambda _: (5, 9)  # type: ignore[method-assign]
+    bench.backend.counted = lambda tokens: (5, 9)  # type: ignore[method-assign]
     [outcome] = answers(bench.engine, [ask(0)])
     assert outcome.usage.drafts == (DraftCount("unknown", 5, 4),)
 
