@@ -1,6 +1,6 @@
 """The Engine protocol: an image and an instruction in, answer text with token probabilities out."""
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -11,13 +11,27 @@ from prometheus_client import Metric
 from simpleseg_polygon.prompts import Target
 
 FinishReason = Literal["stop", "length"]
+Role = Literal["system", "user", "assistant"]
+PromptFault = Literal["context_length_exceeded", "conversation_unsupported"]
 DraftKind = Literal["structure", "digits", "unknown"]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A message of a conversation. ``has_image``: the request's image stands before its text."""
+
+    role: Role
+    text: str
+    has_image: bool = False
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
     """One prompt on one image.
 
+    ``instruction`` is the user's last message; ``history`` holds the messages before it. At most
+    one of them has the image; where none has, the instruction has it. All texts are plain: names of
+    control tokens in them control nothing.
     ``image_hw3`` is RGB uint8 of shape (height, width, 3); ``image_key`` is a hash of it that the
     server computed, under which an engine may cache what it made of the image.
     ``max_tokens`` bounds the answer; under the grammar the answer is always closed within it.
@@ -35,6 +49,17 @@ class GenerationRequest:
     temperature: float = 0.0
     seed: int | None = None
     constrained: bool = True
+    history: tuple[Turn, ...] = ()
+
+
+def conversation(instruction: str, history: Sequence[Turn] = ()) -> tuple[Turn, ...]:
+    """All messages, the instruction last; it has the image unless one before it has.
+
+    >>> conversation("Locate the dog.", [Turn("system", "Be brief.")])[-1]
+    Turn(role='user', text='Locate the dog.', has_image=True)
+    """
+    has_image = not any(turn.has_image for turn in history)
+    return (*history, Turn("user", instruction, has_image))
 
 
 @dataclass(frozen=True)
@@ -106,6 +131,15 @@ class Capabilities:
 
 class EngineError(Exception):
     """The engine could not answer; the message is for the operator, never for the client."""
+
+
+class PromptRefusedError(EngineError):
+    """The model cannot read what it is asked: with the answer it is too long, or the chat template
+    has no place for a conversation of this form."""
+
+    def __init__(self, message: str, code: PromptFault) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class EngineOverloadedError(EngineError):

@@ -1,5 +1,6 @@
 """A Qwen-VL checkpoint as the embedded engine uses it: weights, prompt, pixels, vocabulary."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
+from simpleseg_server.engines.base import Turn
 from simpleseg_server.engines.image_limits import load_image_processor
 from simpleseg_server.engines.picture import stretched
 from simpleseg_server.engines.profiles import Profile
@@ -119,10 +121,12 @@ class Checkpoint:
         )
         return ImageFeatures(encoded, grid)
 
-    def prompt(self, instruction: str, features: ImageFeatures) -> Prompt:
-        """The chat prompt. The instruction is read as plain text: the names of control tokens in it
+    def prompt(
+        self, instruction: str, features: ImageFeatures, history: Sequence[Turn] = ()
+    ) -> Prompt:
+        """The chat prompt. The texts are read as plain text: the names of control tokens in them
         are spelled out and control nothing."""
-        ids = self.prompt_ids(instruction, self._visual_tokens(features))
+        ids = self.prompt_ids(instruction, self._visual_tokens(features), history)
         input_ids = torch.tensor([ids], device=self.device)
         token_types = (input_ids == self._image_token_id).long()
         position_ids, _ = self.model.model.get_rope_index(
@@ -130,10 +134,12 @@ class Checkpoint:
         )
         return Prompt(input_ids, token_types, position_ids)
 
-    def prompt_ids(self, instruction: str, visual_tokens: int) -> list[int]:
+    def prompt_ids(
+        self, instruction: str, visual_tokens: int, history: Sequence[Turn] = ()
+    ) -> list[int]:
         """The ids of the prompt, its image placeholder repeated for every visual token."""
         ids: list[int] = []
-        for token in self._prompter.ids(instruction):
+        for token in self._prompter.ids(instruction, history):
             ids += [token] * (visual_tokens if token == self._image_token_id else 1)
         return ids
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from simpleseg_polygon.grammar import Budget, ebnf, regex
 from simpleseg_polygon.prompts import Target
-from simpleseg_server.engines.base import GenerationRequest
+from simpleseg_server.engines.base import GenerationRequest, Turn, conversation
 
 Dialect = Literal["vllm", "sglang", "lmdeploy", "none"]
 
@@ -34,19 +34,17 @@ def chat_request(
     *,
     logprobs: bool = True,
 ) -> dict[str, Any]:
-    """The body of ``POST /v1/chat/completions``: the image, then the instruction, streamed.
+    """The body of ``POST /v1/chat/completions``: the conversation, streamed, the image before the
+    text of its message.
 
     ``budget`` bounds an answer under the grammar; None leaves it free. The dialect ``none`` knows
     no grammar and bounds tokens only.
     """
-    content = [
-        {"type": "image_url", "image_url": {"url": image_url}},
-        {"type": "text", "text": as_plain_text(request.instruction)},
-    ]
+    turns = conversation(request.instruction, request.history)
     enforced = budget is not None and dialect != "none"
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": "user", "content": content}],
+        "messages": [_message(turn, image_url) for turn in turns],
         "max_tokens": budget.max_tokens if budget is not None and enforced else request.max_tokens,
         "temperature": request.temperature,
         "top_p": 1.0,
@@ -66,6 +64,14 @@ def chat_request(
     if budget is not None and enforced:
         body |= constraint(dialect, request.target, budget)
     return body
+
+
+def _message(turn: Turn, image_url: str) -> dict[str, Any]:
+    text = as_plain_text(turn.text)
+    if not turn.has_image:
+        return {"role": turn.role, "content": text}
+    image = {"type": "image_url", "image_url": {"url": image_url}}
+    return {"role": turn.role, "content": [image, {"type": "text", "text": text}]}
 
 
 def constraint(dialect: Dialect, target: Target, budget: Budget) -> dict[str, Any]:

@@ -5,9 +5,12 @@ A profile is chosen by hub id for the published checkpoints, else by the ``model
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from simpleseg_server.engines.base import Turn
 
 PROFILE_FILE = "simpleseg.json"
 CONFIG_FILE = "config.json"
@@ -97,13 +100,19 @@ class Profile:
                 "read that code, then allow it with --trust-remote-code"
             )
 
-    def messages(self, instruction: str) -> list[dict[str, Any]]:
-        """The chat that asks for an answer, in the form that chat templates take."""
-        content = [{"type": "image"}, {"type": "text", "text": instruction}]
-        user = {"role": "user", "content": content if self.image_first else content[::-1]}
-        if self.system_prompt is None:
-            return [user]
-        return [{"role": "system", "content": self.system_prompt}, user]
+    def messages(self, turns: Sequence[Turn]) -> list[dict[str, Any]]:
+        """A conversation in the form that chat templates take; ``system_prompt`` begins it unless
+        it has a system message of its own."""
+        messages = [self._message(turn) for turn in turns]
+        if self.system_prompt is None or any(turn.role == "system" for turn in turns):
+            return messages
+        return [{"role": "system", "content": self.system_prompt}, *messages]
+
+    def _message(self, turn: Turn) -> dict[str, Any]:
+        if not turn.has_image:
+            return {"role": turn.role, "content": turn.text}
+        content = [{"type": "image"}, {"type": "text", "text": turn.text}]
+        return {"role": turn.role, "content": content if self.image_first else content[::-1]}
 
 
 QWEN2_5_VL = Profile(
