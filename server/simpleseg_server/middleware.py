@@ -7,7 +7,6 @@ import asyncio
 import re
 import secrets
 import time
-import traceback
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -15,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from simpleseg_server.errors import ApiError, internal_error, render
+from simpleseg_server.logs import error_fields, log_request
 from simpleseg_server.telemetry import Metrics, StageTimes, logger, outcome_of
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -70,16 +70,19 @@ class RequestContext:
         outcome = outcome_of(status)
         self.metrics.requests.labels(route, str(status), outcome).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
-        stages = "".join(f" {k}_ms={v:g}" for k, v in scope["state"]["times"].to_dict().items())
-        logger.info(
-            "request_id=%s method=%s route=%s status=%d outcome=%s duration_ms=%.1f%s",
-            scope["state"]["request_id"],
-            method,
-            route,
-            status,
-            outcome,
-            seconds * 1000,
-            stages,
+        state = scope["state"]
+        log_request(
+            logger,
+            {
+                "request_id": state["request_id"],
+                "key_name": state.get("key_name"),
+                "method": method,
+                "route": route,
+                "status": status,
+                "outcome": outcome,
+                "duration_ms": round(seconds * 1000, 1),
+                "stages_ms": state["times"].to_dict(),
+            },
         )
 
 
@@ -96,8 +99,8 @@ def request_id_from(given: str | None) -> str:
 
 def _log_bug(error: Exception, request_id: str) -> None:
     """Where it happened, but not the exception's text, which may repeat input."""
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("bug request_id=%s %s\n%s", request_id, type(error).__qualname__, frames)
+    fields = {"event": "bug", "request_id": request_id, **error_fields(error)}
+    logger.error("bug request_id=%s", request_id, extra={"fields": fields})
 
 
 class BodyLimit:

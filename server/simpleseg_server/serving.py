@@ -1,12 +1,12 @@
 """Sockets and processes: runs an application until it is told to stop."""
 
-import logging
 from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
 
 from simpleseg_server.config import Settings
+from simpleseg_server.logs import set_up
 
 
 def run(
@@ -23,11 +23,12 @@ def run(
         on_failure()
         server.should_exit = True
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    set_up(settings.log_format, settings.log_level)
     config = uvicorn.Config(
         make(fail),
         host=settings.host,
         port=settings.port,
+        log_config=None,
         access_log=False,  # the server writes its own line for every request
         timeout_graceful_shutdown=int(settings.shutdown_timeout_s),
     )
