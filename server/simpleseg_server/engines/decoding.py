@@ -21,7 +21,13 @@ from simpleseg_polygon.drafts import Drafter
 from simpleseg_polygon.grammar import Budget
 from simpleseg_polygon.prompts import TARGETS, Target
 from simpleseg_server.engines.answers import Answer, AnswerRules, Choice
-from simpleseg_server.engines.base import Delta, EngineError, GenerationRequest, Usage
+from simpleseg_server.engines.base import (
+    Delta,
+    EngineError,
+    GenerationRequest,
+    PromptRefusedError,
+    Usage,
+)
 from simpleseg_server.engines.checkpoint import Checkpoint, ImageFeatures, Patches, Prompt
 from simpleseg_server.engines.constraints import Grammar, GrammarKind, Walk, grammar
 from simpleseg_server.engines.kv_rows import KeyValueRows
@@ -192,9 +198,10 @@ class Decoder:
         request = job.request
         answer = self._answer(request)
         features = self._features(job)
-        prompt = self.checkpoint.prompt(request.instruction, features)
+        prompt = self.checkpoint.prompt(request.instruction, features, request.history)
         if (needed := len(prompt) + request.max_tokens) > self.checkpoint.max_positions:
-            raise EngineError(f"prompt and answer take {needed} positions, more than the model has")
+            message = f"prompt and answer take {needed} positions, more than the model has"
+            raise PromptRefusedError(message, "context_length_exceeded")
         hidden = self._read_prompt(prompt, features)
         answer.read(
             [], self._candidate_output(hidden) if answer.constrained else self._all_logits(hidden)

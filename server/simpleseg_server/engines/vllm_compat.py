@@ -29,7 +29,7 @@ from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 from vllm.v1.sample.rejection_sampler import expand_batch_to_tokens
 
-from simpleseg_server.engines.base import EngineDeadError, EngineError
+from simpleseg_server.engines.base import EngineDeadError, EngineError, PromptRefusedError
 from simpleseg_server.engines.vllm_backend import Adapter, Chunk, ChunkEnd, Generation, Launch
 
 DRAFTER = "simpleseg_server.engines.drafter.ContourProposer"
@@ -77,7 +77,8 @@ class VllmBackend:
             prompt_tokens = len(prompt["prompt_token_ids"])
             needed = prompt_tokens + generation.max_tokens
             if needed > self._max_model_len:
-                raise EngineError(f"prompt and answer take {needed} tokens, more than are served")
+                message = f"prompt and answer take {needed} tokens, more than are served"
+                raise PromptRefusedError(message, "context_length_exceeded")
             outputs = self._engine.generate(
                 prompt,
                 sampling_params(generation),
