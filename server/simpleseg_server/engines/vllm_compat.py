@@ -112,17 +112,13 @@ class VllmBackend:
             engine.shutdown()  # not left to its __del__, which fails while the interpreter ends
 
     async def _render(self, generation: Generation) -> Any:
-        """The prompt with the image preprocessed, off the event loop. Versions without a renderer
-        do it inside ``generate``."""
+        """The prompt with the image preprocessed, off the event loop."""
         prompt = {
             "prompt_token_ids": list(generation.prompt_ids),
             "multi_modal_data": {"image": [generation.image]},
             "multi_modal_uuids": {"image": [generation.image_key]},
         }
-        render = getattr(getattr(self._engine, "renderer", None), "render_cmpl_async", None)
-        if render is None:
-            return prompt
-        [rendered] = await render([prompt])
+        [rendered] = await self._engine.renderer.render_cmpl_async([prompt])
         return rendered
 
     def _chunk(self, output: Any, prompt_tokens: int) -> Chunk:
