@@ -5,7 +5,8 @@ Written for 0.26 to 0.33. Whatever moves between its versions is looked for here
 - per-request counts of accepted drafts are there in 0.30 and not in 0.26 (None: the engine counts
   chunks);
 - what replaces a Triton kernel on a CPU is registered with a dispatcher in 0.31 and not in 0.30
-  (there a CPU build samples wrongly from drafts, so that drafting is off; CUDA is not concerned);
+  (there a CPU build without Triton dies of a draft, so that drafting is off; CUDA is not
+  concerned);
 - a custom proposer has one contract throughout, and runs in the first model runner ("V1") in all.
 """
 
@@ -30,7 +31,14 @@ from vllm.v1.metrics.prometheus import get_prometheus_registry
 from vllm.v1.sample.rejection_sampler import expand_batch_to_tokens
 
 from simpleseg_server.engines.base import EngineDeadError, EngineError, PromptRefusedError
-from simpleseg_server.engines.vllm_backend import Adapter, Chunk, ChunkEnd, Generation, Launch
+from simpleseg_server.engines.vllm_backend import (
+    Adapter,
+    Chunk,
+    ChunkEnd,
+    Generation,
+    Launch,
+    VllmOptions,
+)
 
 DRAFTER = "simpleseg_server.engines.drafter.ContourProposer"
 logger = logging.getLogger("simpleseg")
@@ -141,6 +149,20 @@ class VllmBackend:
             return None, None
         accepted = sum(accepted * steps for accepted, steps in enumerate(counted.histogram))
         return int(counted.num_draft_tokens), accepted
+
+
+def model_and_options(client: Any) -> tuple[str, VllmOptions]:
+    """The checkpoint that an ``EngineClient`` runs, and what the engine must know of its settings."""
+    config = client.vllm_config
+    served = config.model_config.served_model_name
+    processor = config.model_config.multimodal_config.mm_processor_kwargs or {}
+    return config.model_config.model, VllmOptions(
+        name=served if isinstance(served, str) else served[0],
+        max_model_len=config.model_config.max_model_len,
+        max_num_seqs=config.scheduler_config.max_num_seqs,
+        max_pixels=processor.get("max_pixels"),
+        trust_remote_code=config.model_config.trust_remote_code,
+    )
 
 
 def engine_args(launch: Launch, **more: Any) -> Any:
