@@ -3,6 +3,10 @@
 A grammar alone cannot tell: an answer that it closed at the last item allowed looks like one that
 was complete. So the grammar gets one item more than the budget, and the answer ends here when the
 model begins it.
+
+Nor can it count tokens. Where an engine tells its tokens one by one, they are counted here: the
+answer goes on as long as one more item fits in any spelling. Where it does not, the items are
+bounded by the worst spelling of them all, with which ``max_tokens`` hold fewer.
 """
 
 from collections.abc import Iterable
@@ -49,9 +53,14 @@ class ItemLimit:
     ('[[0.5, 0.5], [0.1,', ' 0.2]', ']')
     >>> limit.is_cut
     True
+
+    With ``tokens``, which counts the end token, every piece must be one token; then the answer is
+    also cut before an item where fewer than ``item_tokens`` are left for it and the end.
     """
 
     items: int
+    tokens: int | None = None
+    item_tokens: int = 0
     is_cut: bool = False
     _depth: int = 0
     _finished: int = 0
@@ -61,6 +70,8 @@ class ItemLimit:
         """The part of ``text`` that belongs to the answer; the closing brackets where it is cut."""
         if self.is_cut:
             return ""
+        if self.tokens is not None:
+            self.tokens -= 1
         for index, character in enumerate(text):
             if character == "," and self._is_full():
                 self.is_cut = True
@@ -70,7 +81,10 @@ class ItemLimit:
 
     def _is_full(self) -> bool:
         """Whether the last item allowed is finished: a comma after it begins another one."""
-        return self._finished >= self.items and not self._after_digit
+        if self._after_digit or not self._finished:
+            return False
+        is_spent = self.tokens is not None and self.tokens < self.item_tokens
+        return is_spent or self._finished >= self.items
 
     def _see(self, character: str) -> None:
         if character == "]":
@@ -81,16 +95,27 @@ class ItemLimit:
         self._after_digit = character.isdigit()
 
 
-def item_limit(request: GenerationRequest, most_tokens: int) -> ItemLimit | None:
+def item_limit(
+    request: GenerationRequest, most_tokens: int, *, counts_tokens: bool = False
+) -> ItemLimit | None:
     """The limit of a request; None for an answer without a grammar.
 
-    Raises EngineError where it asks for more than the ``most_tokens`` that are served.
+    ``counts_tokens`` says that every token will be read by itself. Raises EngineError where the
+    request asks for more than the ``most_tokens`` that are served, and for a budget that holds no
+    answer where tokens are counted.
     """
-    if request.max_tokens > most_tokens:
+    target, max_tokens = request.target, request.max_tokens
+    if max_tokens > most_tokens:
         raise EngineError(f"max_tokens is above {most_tokens}")
-    if request.target == "text" or not request.constrained:
+    if target == "text" or not request.constrained:
         return None
-    return ItemLimit(items_within(request.target, request.max_tokens, request.max_points))
+    certain = items_within(target, max_tokens, request.max_points)
+    if not counts_tokens:
+        return ItemLimit(certain)
+    budget_beyond(target, certain)
+    points = None if target == "box" else request.max_points
+    # No item takes less than a token.
+    return ItemLimit(points or max_tokens, max_tokens, max_tokens_for(target, 1))
 
 
 def within(

@@ -142,7 +142,7 @@ class VllmEngine:
         assert backend is not None
         assert model is not None
         began = time.perf_counter()
-        limit = item_limit(request, model.capabilities.max_tokens)
+        limit = item_limit(request, model.capabilities.max_tokens, counts_tokens=True)
         generation = await asyncio.to_thread(model.generation, request, limit)
         answer = _AnswerReader(model.prompter.vocabulary, limit, began)
         self._running.add(generation.request_id)
@@ -191,17 +191,16 @@ class _ServedModel:
 
     def generation(self, request: GenerationRequest, limit: ItemLimit | None) -> Generation:
         """The request in vLLM's terms. Raises EngineError for a budget that holds no answer."""
-        grammar, max_tokens = None, request.max_tokens
+        grammar = None
         if limit is not None:
-            budget = budget_beyond(request.target, limit.items)
-            grammar, max_tokens = ebnf(request.target, budget), budget.max_tokens
+            grammar = ebnf(request.target, budget_beyond(request.target, limit.items))
         return Generation(
             # Unique, since vLLM refuses an id that is still running.
             request_id=f"{request.request_id}-{secrets.token_hex(4)}",
-            prompt_ids=self.prompter.ids(request.instruction),
+            prompt_ids=self.prompter.ids(request.instruction, request.history),
             image=stretched(request.image_hw3, self.capabilities.input_hw),
             image_key=request.image_key,
-            max_tokens=max_tokens,
+            max_tokens=request.max_tokens,
             grammar=grammar,
             temperature=request.temperature,
             seed=request.seed,

@@ -26,7 +26,12 @@ from simpleseg_server.engines.base import (
     MeasuredEngine,
 )
 from simpleseg_server.engines.drafter import answer_start
-from simpleseg_server.engines.item_limit import ItemLimit, budget_beyond, items_within
+from simpleseg_server.engines.item_limit import (
+    ItemLimit,
+    budget_beyond,
+    item_limit,
+    items_within,
+)
 from simpleseg_server.engines.prompting import Prompter
 from simpleseg_server.engines.vllm import VllmEngine
 from simpleseg_server.engines.vllm_backend import (
@@ -242,6 +247,32 @@ def test_the_limit_cuts_before_the_item_too_many(items: int, text: str, kept: st
         target: Target = "region" if kept.startswith("[[[") else "box"
         budget = Budget(max_tokens_for(target, items), min_points=1)
         assert re.fullmatch(regex(target, budget), kept)
+
+
+@pytest.mark.parametrize("target", ["region", "box", "point"])
+@pytest.mark.parametrize("piece", [1, 2, 3, 7])
+@pytest.mark.parametrize("max_tokens", [60, 61, 75, 128, 200])
+def test_counted_tokens_hold_every_answer_in_any_spelling(
+    target: Target, piece: int, max_tokens: int
+) -> None:
+    """The model writes the longest numbers without an end, ``piece`` bytes a token."""
+    item = "[0.123, 0.123, 0.123, 0.123]" if target == "box" else "[0.123, 0.456]"
+    parts = "[[" if target == "region" else "["
+    text = parts + ", ".join([item] * 200)
+    limit = item_limit(
+        replace(ask(0, target), max_tokens=max_tokens, max_points=None), 10**6, counts_tokens=True
+    )
+    assert limit is not None
+    written, used = "", 0
+    for at in range(0, len(text), piece):
+        used += 1
+        written += limit.read(text[at : at + piece])
+        if limit.is_cut:
+            break
+    assert used <= max_tokens
+    assert re.fullmatch(regex(target, Budget(10**4, min_points=1)), written)
+    more = -(-(len(item) + 2) // piece)
+    assert used + more + max_tokens_for(target, 1) > max_tokens  # no room is left unused
 
 
 def test_budgets_that_hold_no_answer_are_refused(bench: Bench) -> None:
