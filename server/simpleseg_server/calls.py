@@ -4,14 +4,25 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from simpleseg.schema import ImageInput, PromptItem, ResultWarning, SegmentRequest
+from simpleseg.schema import MAX_SEED, ImageInput, PromptItem, ResultWarning, SegmentRequest
 from simpleseg_polygon.codec import ParseWarning
 from simpleseg_polygon.prompts import phrase
 from simpleseg_server.answers import Frame, clean_text, read_box, read_point, result_warnings
 from simpleseg_server.body import Body, read_body
 from simpleseg_server.config import Settings
+from simpleseg_server.engines.base import Turn
 from simpleseg_server.errors import ApiError, from_validation_error
 from simpleseg_server.images import decode_base64, decode_data_url
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What the engine is asked, to the letter, for every item of a call; with ``constrained``
+    under the grammar of the call's task."""
+
+    instruction: str
+    history: tuple[Turn, ...]
+    constrained: bool
 
 
 @dataclass(frozen=True)
@@ -19,7 +30,8 @@ class Call:
     """A request that has passed the schema, with its image file as bytes.
 
     ``item_params`` and ``image_param`` are the fields the prompts and the image came from;
-    ``declared_type`` is the media type sent with the image.
+    ``declared_type`` is the media type sent with the image. ``wording`` is set where the client
+    worded the question itself; then the items are answers to one question.
     """
 
     request: SegmentRequest
@@ -28,6 +40,14 @@ class Call:
     image_bytes: bytes
     image_param: str
     declared_type: str | None
+    wording: Wording | None = None
+
+    def seed(self, index: int) -> int | None:
+        """The seed of an item; answers to one question each have another one."""
+        seed = self.request.seed
+        if seed is None or self.wording is None:
+            return seed
+        return (seed + index) % (MAX_SEED + 1)
 
 
 def read_call(data: bytes, content_type: str, settings: Settings) -> Call:

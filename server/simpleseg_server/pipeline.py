@@ -17,17 +17,16 @@ from simpleseg.schema import (
     FinishReason,
     ImageInfo,
     Result,
-    ResultDone,
     ResultWarning,
     SegmentResponse,
     StreamEvent,
     Usage,
 )
-from simpleseg_polygon.codec import ParseWarning
+from simpleseg_polygon.codec import ParseWarning, parse_region
 from simpleseg_polygon.prompts import instruction
 from simpleseg_server.admission import Admission
 from simpleseg_server.answers import Answer, Frame, failed_result, result_warnings, to_result
-from simpleseg_server.calls import Call, phrases_of, read_call
+from simpleseg_server.calls import Call, Wording, phrases_of, read_call
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import (
     Delta,
@@ -36,15 +35,22 @@ from simpleseg_server.engines.base import (
     EngineError,
     EngineOverloadedError,
     GenerationRequest,
+    PromptFault,
+    PromptRefusedError,
     TokenLogprob,
 )
 from simpleseg_server.engines.base import Usage as EngineUsage
 from simpleseg_server.errors import ApiError, engine_unavailable, overloaded, queue_timeout
 from simpleseg_server.images import DecodedImage, EngineSize, decode, is_mismatch
-from simpleseg_server.progress import Listener, Progress
+from simpleseg_server.progress import Follower, Listener, Progress
 from simpleseg_server.telemetry import StageTimes, logger
 
 T = TypeVar("T")
+
+_REFUSALS: dict[PromptFault, str] = {
+    "context_length_exceeded": "the texts and the answer are too long for the model",
+    "conversation_unsupported": "the model reads no conversation of this form",
+}
 
 
 @dataclass(frozen=True)
@@ -102,10 +108,14 @@ class Segmenter:
     ) -> Job:
         """Everything that can be refused, before the engine has work. Raises ApiError."""
         with times.measure("read_body"):
-            call = await self._work(read_call, body, content_type, self.settings)
+            call = await self.work(read_call, body, content_type, self.settings)
+        return await self.job(call, request_id, times)
+
+    async def job(self, call: Call, request_id: str, times: StageTimes) -> Job:
+        """A call that nothing is wrong with, its image decoded. Raises ApiError."""
         self._check_limits(call)
         with times.measure("decode_image"):
-            image = await self._work(
+            image = await self.work(
                 decode, call.image_bytes, self._engine_size(), self.settings, call.image_param
             )
         frame = Frame(image.size, call.request.coordinates == "pixel")
@@ -128,7 +138,19 @@ class Segmenter:
         return asyncio.get_running_loop().time() + left_ms / 1000
 
     async def run(self, job: Job, listen: Listener | None = None) -> SegmentResponse:
-        """Answer all prompts side by side; ``listen`` hears of points and results as they come.
+        """Answer all prompts; ``listen`` hears of points and results as they come. Raises what
+        ``outcomes`` raises."""
+
+        def follow(index: int) -> Progress:
+            return self.progress(job, index, listen)
+
+        return self.response(job, await self.outcomes(job, follow))
+
+    def progress(self, job: Job, index: int, listen: Listener | None = None) -> Progress:
+        return Progress(job.call.request.task, index, job.frame, job.times, listen)
+
+    async def outcomes(self, job: Job, follow: Callable[[int], Follower]) -> list[Outcome]:
+        """Answer all prompts side by side, each followed as it is written.
 
         Raises ApiError 503 where the engine failed on all of them: ``overloaded`` where it had too
         much to do, else ``engine_unavailable``; ``queue_timeout`` where the server's own time limit
@@ -136,14 +158,17 @@ class Segmenter:
         """
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._outcome(job, index, listen))
+                group.create_task(self._outcome(job, index, follow(index)))
                 for index in range(len(job.phrases))
             ]
         outcomes = [task.result() for task in tasks]
         if not any(isinstance(outcome.answer, Answer) for outcome in outcomes):
-            raise self._no_answer(outcomes)
+            raise self.failure(outcomes)
         if job.call.request.deadline_ms is None and not any(map(_has_begun, outcomes)):
             raise queue_timeout(self.settings.retry_after_s)
+        return outcomes
+
+    def response(self, job: Job, outcomes: Sequence[Outcome]) -> SegmentResponse:
         job.times.add("total", job.times.elapsed_ms())
         return SegmentResponse(
             object="segmentation",
@@ -173,7 +198,7 @@ class Segmenter:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
-    async def _work(self, function: Callable[..., T], *args: Any) -> T:
+    async def work(self, function: Callable[..., T], *args: Any) -> T:
         """Run blocking work in a worker thread."""
         return await asyncio.get_running_loop().run_in_executor(self.workers, function, *args)
 
@@ -196,24 +221,22 @@ class Segmenter:
         _check_at_most(request.max_tokens, most_tokens, "max_tokens")
         _check_at_most(request.deadline_ms, settings.max_deadline_ms, "deadline_ms")
 
-    async def _outcome(self, job: Job, index: int, listen: Listener | None) -> Outcome:
+    async def _outcome(self, job: Job, index: int, follower: Follower) -> Outcome:
         began_ms = job.times.elapsed_ms()
-        answer = await self._answer(job, index, listen)
+        answer = await self._answer(job, index, follower)
         if isinstance(answer, EngineError):
             return Outcome(answer, *failed_result(index, job.call.items[index]))
         job.times.at_least("queue", answer.queue_ms + answer.usage.queue_ms)
         job.times.at_least("prefill", answer.usage.prefill_ms)
         job.times.at_least("decode", answer.usage.decode_ms)
         job.times.at_least("generate", job.times.elapsed_ms() - began_ms)
-        result, warnings = await self._work(_result, job, index, answer)
-        if listen is not None:
-            listen(ResultDone(result=result))
+        result, warnings = await self.work(_result, job, index, answer)
+        follower.done(answer, result)
         return Outcome(answer, result, warnings)
 
-    async def _answer(self, job: Job, index: int, listen: Listener | None) -> Answer | EngineError:
+    async def _answer(self, job: Job, index: int, follower: Follower) -> Answer | EngineError:
         generation = self._generation(job, index)
-        progress = Progress(job.call.request.task, index, job.frame, job.times, listen)
-        writing = _Writing(progress)
+        writing = _Writing(follower)
         try:
             async with asyncio.timeout_at(job.deadline) as limit:
                 async with self.admission.slot() as writing.queue_ms:
@@ -228,12 +251,19 @@ class Segmenter:
         except EngineOverloadedError as error:
             logger.warning("engine is overloaded request_id=%s", generation.request_id)
             return error
+        except PromptRefusedError as error:
+            logger.info("prompt refused request_id=%s %s", generation.request_id, error.code)
+            return error
         except EngineError as error:
             logger.exception("engine failed request_id=%s", generation.request_id)
             return error
 
-    def _no_answer(self, outcomes: Sequence[Outcome]) -> ApiError:
+    def failure(self, outcomes: Sequence[Outcome]) -> ApiError:
+        """What to say of the prompts that the engine failed on: the one thing that helps most."""
         usual_s = self.settings.retry_after_s
+        for outcome in outcomes:
+            if isinstance(outcome.answer, PromptRefusedError):
+                return ApiError(422, outcome.answer.code, _REFUSALS[outcome.answer.code])
         waits = [
             outcome.answer.retry_after_s or usual_s
             for outcome in outcomes
@@ -246,18 +276,22 @@ class Segmenter:
     def _generation(self, job: Job, index: int) -> GenerationRequest:
         settings, capabilities = self.settings, self.engine.capabilities
         request = job.call.request
+        wording = job.call.wording or Wording(
+            instruction(request.task, job.phrases[index]), (), request.task != "text"
+        )
         default = min(settings.default_max_tokens, settings.max_tokens, capabilities.max_tokens)
         return GenerationRequest(
             request_id=f"{job.request_id}-{index}",
             image_hw3=job.image.pixels_hw3,
             image_key=job.image.key,
-            instruction=instruction(request.task, job.phrases[index]),
+            instruction=wording.instruction,
             target=request.task,
             max_tokens=request.max_tokens or default,
             max_points=request.max_points or settings.default_max_points,
             temperature=request.temperature,
-            seed=request.seed,
-            constrained=request.task != "text",
+            seed=job.call.seed(index),
+            constrained=wording.constrained,
+            history=wording.history,
         )
 
 
@@ -265,7 +299,7 @@ class Segmenter:
 class _Writing:
     """An answer while the engine writes it."""
 
-    progress: Progress
+    follower: Follower
     queue_ms: float = 0.0
     pieces: list[str] = field(default_factory=list)
     tokens: list[TokenLogprob] = field(default_factory=list)
@@ -277,7 +311,7 @@ class _Writing:
             async for last in deltas:
                 self.pieces.append(last.text)
                 self.tokens += last.tokens
-                self.progress.read(last.text)
+                self.follower.read(last)
         if last is None or last.finish_reason is None or last.usage is None:
             raise EngineError("the stream ended without a finish reason and usage")
         return self._answer(last.finish_reason, last.usage)
@@ -288,7 +322,7 @@ class _Writing:
         return self._answer("deadline", EngineUsage(0, len(self.tokens), steps, 0.0, 0.0, 0.0))
 
     def _answer(self, reason: FinishReason, usage: EngineUsage) -> Answer:
-        self.progress.finish()
+        self.follower.finish()
         return Answer("".join(self.pieces), tuple(self.tokens), reason, usage, self.queue_ms)
 
 
@@ -304,7 +338,11 @@ def _result(job: Job, index: int, answer: Answer) -> tuple[Result, list[ResultWa
     request = job.call.request
     outputs = tuple(dict.fromkeys(request.outputs or DEFAULT_OUTPUTS))
     item = job.call.items[index]
-    return to_result(index, item, request.task, answer, outputs, job.frame, job.times)
+    target = request.task
+    is_free = job.call.wording is not None and target == "text"
+    if is_free and parse_region(answer.text).value.parts:
+        target = "region"  # which may be the answer to any question
+    return to_result(index, item, target, answer, outputs, job.frame, job.times)
 
 
 def _check_at_most(value: int | None, limit: int, param: str) -> None:

@@ -1,13 +1,23 @@
 """What is told of an answer while the engine writes it."""
 
 from collections.abc import Callable
+from typing import Protocol
 
-from simpleseg.schema import PointsDelta, PolygonDone, StreamEvent, Task
+from simpleseg.schema import PointsDelta, PolygonDone, Result, ResultDone, StreamEvent, Task
 from simpleseg_polygon.progress import NewPoints, RegionReader
-from simpleseg_server.answers import Frame
+from simpleseg_server.answers import Answer, Frame
+from simpleseg_server.engines.base import Delta
 from simpleseg_server.telemetry import StageTimes
 
 Listener = Callable[[StreamEvent], None]
+
+
+class Follower(Protocol):
+    """Follows one answer: ``read`` every piece, ``finish`` after the last, ``done`` when parsed."""
+
+    def read(self, delta: Delta) -> None: ...
+    def finish(self) -> None: ...
+    def done(self, answer: Answer, result: Result) -> None: ...
 
 
 class Progress:
@@ -27,10 +37,10 @@ class Progress:
         self._listen = listen
         self._points: list[int] = []
 
-    def read(self, text: str) -> None:
+    def read(self, delta: Delta) -> None:
         self._times.mark("first_token")
         if self._reader is not None:
-            self._tell(self._reader.feed(text))
+            self._tell(self._reader.feed(delta.text))
             if self._points and self._listen is None:
                 self._reader = None  # nobody hears more than that there is a first point
 
@@ -38,6 +48,9 @@ class Progress:
         if self._reader is not None:
             self._tell(self._reader.finish())
             self._done(len(self._points))
+
+    def done(self, _: Answer, result: Result) -> None:
+        self._send(ResultDone(result=result))
 
     def _tell(self, news: tuple[NewPoints, ...]) -> None:
         for new in news:
