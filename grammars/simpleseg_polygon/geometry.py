@@ -45,6 +45,18 @@ class Box(NamedTuple):
         x0, y0, x1, y1 = self
         return Point(x0, y0), Point(x1, y0), Point(x1, y1), Point(x0, y1)
 
+    def place(self, point: Point) -> Point:
+        """A point normalised to this box, normalised to what the box is in.
+
+        >>> Box(0.5, 0.0, 1.0, 0.5).place(Point(0.5, 1.0))
+        Point(x=0.75, y=0.5)
+        """
+        x0, y0, x1, y1 = self
+        return Point(x0 + point.x * (x1 - x0), y0 + point.y * (y1 - y0))
+
+
+WHOLE = Box(0.0, 0.0, 1.0, 1.0)
+"""All of an image."""
 
 Ring = tuple[Point, ...]
 """The outline of one part: at least three vertices in a usable region, not closed."""

@@ -7,7 +7,7 @@ import base64
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from simpleseg.schema import FinishReason, Output, PromptItem, Result, ResultWarning, Rle, ScoreType
@@ -20,7 +20,7 @@ from simpleseg_polygon.codec import (
     parse_points,
     parse_region,
 )
-from simpleseg_polygon.geometry import Box, ImageSize, Point, Region
+from simpleseg_polygon.geometry import WHOLE, Box, ImageSize, Point, Region
 from simpleseg_polygon.raster import region_area_px, region_to_mask, region_to_rle
 from simpleseg_polygon.rle import mask_to_png
 from simpleseg_server.engines.base import TokenLogprob, Usage
@@ -34,13 +34,28 @@ _LATE = ParseWarning("deadline_passed", "the time was over; what was finished by
 
 @dataclass(frozen=True)
 class Answer:
-    """What the engine wrote for one prompt; ``queue_ms`` is the wait before the engine got it."""
+    """What the engine wrote for one prompt; ``queue_ms`` is the wait before the engine got it.
+
+    ``view`` is the part of the image, normalised, that it was shown; its coordinates lie in it.
+    ``agreement`` is the mean IoU with other answers to the same prompt, where there were any.
+    """
 
     text: str
     tokens: tuple[TokenLogprob, ...]
     finish_reason: FinishReason
     usage: Usage
     queue_ms: float
+    view: Box = WHOLE
+    agreement: float | None = None
+
+    @property
+    def region(self) -> Parsed[Region]:
+        """The text as a region of the whole image."""
+        parsed = parse_region(self.text)
+        if self.view == WHOLE:
+            return parsed
+        parts = (tuple(map(self.view.place, ring)) for ring in parsed.value.parts)
+        return replace(parsed, value=Region(tuple(parts)))
 
 
 @dataclass(frozen=True)
@@ -120,7 +135,7 @@ def to_result(
 ) -> tuple[Result, list[ResultWarning]]:
     """The result of one prompt and the warnings about it; never raises on any answer text."""
     with times.measure("parse"):
-        parsed, fields = _PARSERS[target](answer.text, frame)
+        parsed, fields = _PARSERS[target](answer, frame)
     status = _status(parsed.status, answer.finish_reason)
     if target == "region":
         with times.measure("rasterize"):
@@ -161,8 +176,8 @@ def _status(parsed: Status, finish_reason: FinishReason) -> Status:
     return "truncated" if parsed == "ok" and finish_reason == "length" else parsed
 
 
-def _region_fields(text: str, frame: Frame) -> tuple[Parsed[Any], dict[str, Any]]:
-    parsed = parse_region(text)
+def _region_fields(answer: Answer, frame: Frame) -> tuple[Parsed[Any], dict[str, Any]]:
+    parsed = answer.region
     region = parsed.value
     box = region.bounding_box()
     fields = {
@@ -172,18 +187,18 @@ def _region_fields(text: str, frame: Frame) -> tuple[Parsed[Any], dict[str, Any]
     return parsed, fields
 
 
-def _box_fields(text: str, frame: Frame) -> tuple[Parsed[Any], dict[str, Any]]:
-    parsed = parse_boxes(text)
+def _box_fields(answer: Answer, frame: Frame) -> tuple[Parsed[Any], dict[str, Any]]:
+    parsed = parse_boxes(answer.text)
     return parsed, {"boxes": list(map(frame.outward_box, parsed.value))}
 
 
-def _point_fields(text: str, frame: Frame) -> tuple[Parsed[Any], dict[str, Any]]:
-    parsed = parse_points(text)
+def _point_fields(answer: Answer, frame: Frame) -> tuple[Parsed[Any], dict[str, Any]]:
+    parsed = parse_points(answer.text)
     return parsed, {"points": [frame.outward(*point) for point in parsed.value]}
 
 
-def _text_fields(text: str, frame: Frame) -> tuple[Parsed[Any], dict[str, Any]]:
-    description = text.strip()
+def _text_fields(answer: Answer, frame: Frame) -> tuple[Parsed[Any], dict[str, Any]]:
+    description = answer.text.strip()
     return Parsed(description, "ok" if description else "empty"), {"text": description}
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from simpleseg_polygon.geometry import ImageSize
+from simpleseg_polygon.geometry import WHOLE, Box, ImageSize
 from simpleseg_server.config import Settings
 from simpleseg_server.errors import ApiError
 
@@ -76,7 +76,8 @@ class EngineSize:
 class DecodedImage:
     """``pixels_hw3`` is RGB uint8 at the engine's size; ``size`` is that of the displayed image.
 
-    ``key`` is a hash of pixels and shape. ``is_animated``: further frames were left out.
+    ``key`` is a hash of pixels and shape. ``is_animated``: further frames were left out. ``view``
+    is the part of the displayed image, normalised, that the pixels show.
     """
 
     pixels_hw3: NDArray[np.uint8]
@@ -85,6 +86,7 @@ class DecodedImage:
     exif_applied: bool
     is_animated: bool
     format: str
+    view: Box = WHOLE
 
 
 def install_bomb_guard(max_image_pixels: int) -> None:
@@ -116,8 +118,13 @@ def sniff(data: bytes) -> str | None:
     return None
 
 
-def decode(data: bytes, wanted: EngineSize, settings: Settings, param: str) -> DecodedImage:
+def decode(
+    data: bytes, wanted: EngineSize, settings: Settings, param: str, view: Box = WHOLE
+) -> DecodedImage:
     """Decode an image file; blocks for milliseconds to seconds, so call it in a worker thread.
+
+    Of a ``view`` only that part of the displayed image is handed to the engine, widened to whole
+    pixels.
 
     Raises ApiError: 413 image_too_large; 415 image_type_unsupported; 422 image_empty,
     image_truncated, image_decode_failed, image_too_many_pixels, image_dimensions_invalid,
@@ -133,7 +140,7 @@ def decode(data: bytes, wanted: EngineSize, settings: Settings, param: str) -> D
             415, "image_type_unsupported", "the image must be JPEG, PNG, WebP or GIF", param=param
         )
     try:
-        return _decode(data, name, wanted, settings, param)
+        return _decode(data, name, wanted, settings, param, view)
     except ApiError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -146,12 +153,13 @@ def decode(data: bytes, wanted: EngineSize, settings: Settings, param: str) -> D
 
 
 def _decode(
-    data: bytes, name: str, wanted: EngineSize, settings: Settings, param: str
+    data: bytes, name: str, wanted: EngineSize, settings: Settings, param: str, view: Box
 ) -> DecodedImage:
     with Image.open(io.BytesIO(data), formats=[name]) as image:
         stored = ImageSize(image.height, image.width)
         _check_size(stored, settings, param)
-        _draft_jpeg(image, wanted)
+        if view == WHOLE:
+            _draft_jpeg(image, wanted)
         image.load()
         orientation = _orientation(image)
         is_animated = getattr(image, "is_animated", False)
@@ -159,7 +167,9 @@ def _decode(
     size = ImageSize(*reversed(stored)) if orientation in _SWAPS_SIDES else stored
     if orientation in _TURNS:
         rgb = rgb.transpose(_TURNS[orientation])
-    target = wanted.fit(size)
+    if view != WHOLE:
+        rgb, view = _cut_out(rgb, view)
+    target = wanted.fit(size if view == WHOLE else ImageSize(rgb.height, rgb.width))
     if (rgb.height, rgb.width) != target:
         rgb = rgb.resize((target.width, target.height), Image.Resampling.BICUBIC)
     pixels = np.asarray(rgb)
@@ -170,7 +180,18 @@ def _decode(
         exif_applied=orientation in _TURNS,
         is_animated=is_animated,
         format=name,
+        view=view,
     )
+
+
+def _cut_out(image: Image.Image, view: Box) -> tuple[Image.Image, Box]:
+    """The pixels that a view touches, and the view that they fill."""
+    width, height = image.size
+    left, upper = math.floor(view.x0 * width), math.floor(view.y0 * height)
+    right = min(width, max(left + 1, math.ceil(view.x1 * width)))
+    lower = min(height, max(upper + 1, math.ceil(view.y1 * height)))
+    filled = Box(left / width, upper / height, right / width, lower / height)
+    return image.crop((left, upper, right, lower)), filled
 
 
 def _draft_jpeg(image: Image.Image, wanted: EngineSize) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simpleseg_polygon.geometry import ImageSize
+from simpleseg_polygon.geometry import Box, ImageSize
 from simpleseg_server.config import Settings
 from simpleseg_server.errors import ApiError
 from simpleseg_server.images import (
@@ -306,3 +306,15 @@ def test_data_urls_give_bytes_and_declared_type() -> None:
     )
     assert decode_data_url(f"data:;base64,{payload}", SETTINGS, "i") == (b"hi", None)
     assert decode_data_url(f"data:image/jpeg;x=y;base64,{payload}", SETTINGS, "i")[0] == b"hi"
+
+
+def test_a_view_shows_that_part_alone_in_whole_pixels() -> None:
+    picture = Image.new("RGB", (10, 20), "red")
+    picture.paste("blue", (4, 10, 10, 20))
+    data = encoded(picture)
+    part = decode(data, LARGE, SETTINGS, "image", Box(0.45, 0.52, 0.89, 0.98))
+    assert part.view == Box(0.4, 0.5, 0.9, 1.0)
+    assert part.pixels_hw3.shape == (10, 5, 3)
+    assert (part.pixels_hw3 == (0, 0, 255)).all()
+    assert part.size == ImageSize(20, 10)
+    assert part.key != decode(data, LARGE, SETTINGS, "image").key
