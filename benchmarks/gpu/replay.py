@@ -112,7 +112,7 @@ class ReplayEngine:
         if self._options.mode == "structure":
             ours = engine_args(launch).speculative_config
             more = more | {"speculative_config": ours | {"model": STRUCTURE_PROPOSER}}
-        backend = VllmBackend(launch, **more)
+        backend = VllmBackend.start(launch, **more)
         self._vllm = backend._engine
         return backend
 
