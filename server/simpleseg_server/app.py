@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.responses import Response
 
 from simpleseg import __version__
@@ -63,25 +64,30 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
+        middleware=surroundings(settings, metrics),
+        exception_handlers=ERROR_HANDLERS,
     )
     app.state.services = services
     app.include_router(segment.router)
     app.include_router(operations.router)
     app.include_router(operations.models_router)
-    app.add_exception_handler(ApiError, _on_error)
-    app.add_exception_handler(HTTPException, _on_error)
-    app.add_exception_handler(ClientGone, _on_client_gone)
-    app.add_middleware(BodyLimit, metrics=metrics, max_body_bytes=settings.max_body_bytes)
-    app.add_middleware(
-        KeyGuard,
-        ring=KeyRing(settings),
-        open_paths=settings.open_paths,
-        metrics=metrics,
-        retry_after_s=settings.retry_after_s,
-    )
-    app.add_middleware(RequestContext, metrics=metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+def surroundings(settings: Settings, metrics: Metrics) -> list[Middleware]:
+    """What surrounds the routes, the outermost first. Raises ConfigError for a bad file of keys."""
+    return [
+        Middleware(RequestContext, metrics=metrics),
+        Middleware(
+            KeyGuard,
+            ring=KeyRing(settings),
+            open_paths=settings.open_paths,
+            metrics=metrics,
+            retry_after_s=settings.retry_after_s,
+        ),
+        Middleware(BodyLimit, metrics=metrics, max_body_bytes=settings.max_body_bytes),
+    ]
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
@@ -100,13 +106,41 @@ async def _on_client_gone(request: Request, _: Exception) -> Response:
     return Response(status_code=CLIENT_CLOSED)
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the request schema that the framework does not see: ``/segment``
+ERROR_HANDLERS: dict[Any, Any] = {
+    ApiError: _on_error,
+    HTTPException: _on_error,
+    ClientGone: _on_client_gone,
+}
+
+
+def create_ops_app(services: Services) -> FastAPI:
+    """Probes, version and metrics of the same server, for a listener that asks for no keys."""
+    app = FastAPI(
+        redirect_slashes=False,
+        openapi_url=None,
+        middleware=[
+            Middleware(RequestContext, metrics=services.metrics),
+            Middleware(BodyLimit, metrics=services.metrics, max_body_bytes=0),
+        ],
+        exception_handlers=ERROR_HANDLERS,
+    )
+    app.state.services = services
+    app.include_router(operations.router)
+    return app
+
+
+def add_request_schema(document: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI document with the request schema that the framework does not see: ``/segment``
     reads its body itself."""
+    schema = SegmentRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    document["components"]["schemas"] |= schema.pop("$defs") | {"SegmentRequest": schema}
+    return document
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        schema = SegmentRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-        document["components"]["schemas"] |= schema.pop("$defs") | {"SegmentRequest": schema}
+        add_request_schema(document)
         document_keys(document, _REFUSAL)
         app.openapi_schema = document
     return app.openapi_schema

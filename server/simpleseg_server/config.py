@@ -161,12 +161,16 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
-        has_keys = bool(self.api_keys) or self.api_keys_file is not None
         for name in ("requests_per_minute", "max_concurrent_requests"):
-            if getattr(self, name) is not None and not has_keys:
+            if getattr(self, name) is not None and not self.has_keys:
                 message = "{name} counts by API key, and there is none"
                 raise PydanticCustomError("needs_keys", message, {"name": name})
         return self
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether clients need a key."""
+        return bool(self.api_keys) or self.api_keys_file is not None
 
     def vllm_options(self) -> dict[str, Any]:
         """What was said to vLLM, as fields of ``VllmOptions``."""

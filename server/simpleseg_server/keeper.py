@@ -12,6 +12,7 @@ _WORDS = {
     "loading": "is loading",
     "unavailable": "cannot be reached for the moment",
     "dead": "has stopped",
+    "draining": "is about to stop",
 }
 
 
@@ -32,10 +33,16 @@ class EngineKeeper:
         self._task: asyncio.Task[None] | None = None
         self._is_started = False
         self._has_failed = False
+        self._is_draining = False
 
     def open(self) -> None:
         """Begin to start the engine; returns at once."""
         self._task = asyncio.create_task(self._start())
+
+    async def settled(self) -> None:
+        """Wait until the engine has started or failed to."""
+        if self._task is not None:
+            await self._task
 
     async def close(self) -> None:
         """Stop the engine, also one that is still starting."""
@@ -60,8 +67,17 @@ class EngineKeeper:
         self._is_started = True
         logger.info("ready model=%s engine=%s", capabilities.model, capabilities.engine)
 
+    def drain(self) -> None:
+        """Take no more requests; those under way go on."""
+        self._is_draining = True
+
     def health(self) -> Health:
-        """Whether the engine is loading, ready, away or dead, and what it serves."""
+        """Whether the engine is loading, ready, away, draining or dead, and what it serves."""
+        health = self._engine_health()
+        is_over = self._is_draining and health.status != "dead"
+        return Health(status="draining") if is_over else health
+
+    def _engine_health(self) -> Health:
         if not self._is_started:
             return Health(status="dead" if self._has_failed else "loading")
         try:
@@ -88,4 +104,7 @@ class EngineKeeper:
         return health
 
     def _unavailable(self, health: Health) -> ApiError:
-        return engine_unavailable(self._retry_after_s, f"the engine {_WORDS[health.status]}")
+        message = f"the engine {_WORDS[health.status]}"
+        if health.status == "draining":
+            return ApiError(503, "draining", message, retry_after_s=self._retry_after_s)
+        return engine_unavailable(self._retry_after_s, message)

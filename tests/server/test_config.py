@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from simpleseg.cli import app
 from simpleseg_server import options
 from simpleseg_server.config import ConfigError, Settings
-from simpleseg_server.sources import load
+from simpleseg_server.sources import load, option_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,7 +117,7 @@ def test_every_setting_is_an_option_with_a_meaning(monkeypatch: pytest.MonkeyPat
     shown = CliRunner().invoke(app, ["serve", "--help"]).stdout
     for name, field in Settings.model_fields.items():
         assert field.description, f"{name} has no docstring"
-        assert f"--{options.option_name(name)} " in shown
+        assert f"--{option_name(name)} " in shown
     for group in (*options.GROUPS, options.OTHERS):
         assert group in shown
     grouped = {name for names in options.GROUPS.values() for name in names}
@@ -131,20 +131,21 @@ def test_the_documented_table_is_the_generated_one() -> None:
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_option_reaches_its_setting(name: str) -> None:
+def test_every_option_reaches_its_setting(name: str, tmp_path: Path) -> None:
     """Each option, with a value unlike the default, changes its setting and no other."""
-    arguments, expected = _sample(name)
+    (tmp_path / "keys.toml").write_text('[alice]\nkey = "a"')
+    arguments, expected = _sample(name, str(tmp_path / "keys.toml"))
     if name in ("requests_per_minute", "max_concurrent_requests"):
         arguments += ["--api-key", "k"]
     run = CliRunner().invoke(app, ["serve", "--check-config", *arguments], catch_exceptions=False)
-    given = [line for line in run.stdout.splitlines() if f"# --{options.option_name(name)}" in line]
+    given = [line for line in run.stdout.splitlines() if f"# --{option_name(name)}" in line]
     assert run.exit_code == 0, run.output
     (line,) = given
     assert tomllib.loads(line) == {name: expected}
 
 
-def _sample(name: str) -> tuple[list[str], Any]:
-    option, default = f"--{options.option_name(name)}", Settings.model_fields[name].default
+def _sample(name: str, file: str) -> tuple[list[str], Any]:
+    option, default = f"--{option_name(name)}", Settings.model_fields[name].default
     if isinstance(default, bool):
         return [option.replace("--", "--no-", 1) if default else option], not default
     if name == "api_keys":
@@ -155,7 +156,7 @@ def _sample(name: str) -> tuple[list[str], Any]:
     if len(choices) > 1:
         return [option, choices[-1]], choices[-1]
     kind = options.value_name(name).split()[0]
-    value: Any = {"TEXT": "x", "FILE": "/x", "NUMBER": 1.0, "SECONDS": 7.0}.get(kind, 2000)
+    value: Any = {"TEXT": "x", "FILE": file, "NUMBER": 1.0, "SECONDS": 7.0}.get(kind, 2000)
     return [option, str(value)], value
 
 

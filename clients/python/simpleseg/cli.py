@@ -116,7 +116,11 @@ def serve(
     Every option is also a variable, SIMPLESEG_MAX_PROMPTS, and a line of the file, max_prompts = 8.
     An option comes before a variable, a variable before the file. An unknown setting is an error.
     """
+    from simpleseg_server.keys import KeyRing
+
     loaded = _load_settings(config, options)
+    with _settings_errors():
+        KeyRing(loaded.settings)
     if check_config:
         typer.echo(loaded.render())
         return
@@ -127,7 +131,8 @@ def serve(
     def fail() -> None:
         failures.append("the model could not be loaded: see the log above")
 
-    run(loaded.settings, lambda stop: _application(loaded.settings, stop), fail)
+    with _settings_errors():
+        run(loaded.settings, lambda stop: _application(loaded.settings, stop), fail)
     if failures:
         raise Failure(failures[0])
 
@@ -265,15 +270,22 @@ def _extra(name: str) -> Iterator[None]:
         ) from error
 
 
-def _load_settings(file: Path | None, options: Mapping[str, Any]) -> "Loaded":
-    """The server's settings; raises Failure with status 2 that names what is wrong."""
+@contextmanager
+def _settings_errors() -> Iterator[None]:
+    """Turn what is wrong with a setting into a Failure with status 2 that names it."""
     from simpleseg_server.config import ConfigError
-    from simpleseg_server.sources import load
 
     try:
-        return load(os.environ, file, options)
+        yield
     except ConfigError as error:
         raise Failure(f"settings: {error}", status=2) from error
+
+
+def _load_settings(file: Path | None, options: Mapping[str, Any]) -> "Loaded":
+    from simpleseg_server.sources import load
+
+    with _settings_errors():
+        return load(os.environ, file, options)
 
 
 def _application(settings: "Settings", on_failure: Callable[[], None]) -> "FastAPI":

@@ -393,9 +393,10 @@ class ModelList(ResponseModel):
 
 class Health(ResponseModel):
     """``status``: ``ready``, ``loading``, ``unavailable`` (what runs the model cannot be reached,
-    and may come back) or ``dead`` (the engine must be restarted)."""
+    and may come back), ``draining`` (the server is being stopped) or ``dead`` (the engine must be
+    restarted)."""
 
-    status: Literal["ready", "loading", "unavailable", "dead"]
+    status: Literal["ready", "loading", "unavailable", "draining", "dead"]
     model: str | None = None
     engine: str | None = None
 
