@@ -68,10 +68,10 @@ class StageTimes:
 
 
 class Metrics:
-    """The Prometheus metrics of one server, in a registry of their own."""
+    """The Prometheus metrics of one server, in a registry of their own or the one given."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
         self.requests = Counter(
             "simpleseg_requests",
             "Requests by route, status and outcome.",

@@ -152,7 +152,7 @@ class VllmBackend:
 
 
 def model_and_options(client: Any) -> tuple[str, VllmOptions]:
-    """The checkpoint that an ``EngineClient`` runs, and what the engine must know of its settings."""
+    """The checkpoint that an ``EngineClient`` runs, and those of its settings that concern us."""
     config = client.vllm_config
     served = config.model_config.served_model_name
     processor = config.model_config.multimodal_config.mm_processor_kwargs or {}
