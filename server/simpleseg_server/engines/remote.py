@@ -250,7 +250,7 @@ class RemoteEngine:
         served = await self._client.models(upstream)
         model = next((one for one in served if one.id == (self._model or one.id)), None)
         if model is None:
-            raise UpstreamUnfitError(f"{upstream.address.url} does not serve {self._model}")
+            raise self._serves_another(upstream)
         upstream.model, upstream.max_model_len = model.id, model.max_model_len
         try:
             for target in TARGETS:
@@ -262,8 +262,12 @@ class RemoteEngine:
             upstream.refuse_for(error.retry_after_s)
         except RequestRefusedError as error:
             raise UpstreamUnfitError(f"{error}: {error.detail}") from error
-        # All upstreams serve the model of the one that came first.
-        self._model = self._model or model.id
+        if self._model not in (None, model.id):  # another one came first meanwhile
+            raise self._serves_another(upstream)
+        self._model = model.id
+
+    def _serves_another(self, upstream: Upstream) -> UpstreamUnfitError:
+        return UpstreamUnfitError(f"{upstream.address.url} does not serve {self._model}")
 
     def _common_capabilities(self) -> Capabilities:
         """What all upstreams that are there serve."""
