@@ -39,6 +39,7 @@ class SegmentOptions(TypedDict, total=False):
     """How to answer; what is left out is the server's choice. ``temperature`` 0 is greedy."""
 
     model: str
+    simplify: float
     max_points: int
     max_tokens: int
     temperature: float
