@@ -92,7 +92,9 @@ class UpstreamCare:
         missed = 0
         while upstream.is_available:
             try:
-                await asyncio.wait_for(upstream.opened.wait(), self._interval_s)
+                # Not wait_for: up to Python 3.11 it loses a cancellation that comes with the event.
+                async with asyncio.timeout(self._interval_s):
+                    await upstream.opened.wait()
             except TimeoutError:
                 missed = 0 if await self._is_well(upstream) else missed + 1
             if missed >= self._misses:
