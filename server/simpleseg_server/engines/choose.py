@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from simpleseg_server.engines.base import Engine
+from simpleseg_server.engines.profiles import known_profile
 
 EngineKind = Literal["auto", "embedded", "vllm"]
 
@@ -34,7 +35,8 @@ def make_engine(
     """An engine that has loaded nothing yet. ``vllm_options`` are fields of ``VllmOptions``; an
     ``adapter`` is given as ``NAME=PATH``.
 
-    Raises ValueError for vLLM's options with another engine, and where vLLM is not installed.
+    Raises ValueError for vLLM's options with another engine, where vLLM is not installed, and for a
+    checkpoint that the engine cannot run, or not without code that nobody has allowed.
     """
     kind = best_engine() if kind == "auto" else kind
     if kind == "vllm":
@@ -42,6 +44,8 @@ def make_engine(
     if vllm_options:
         names = ", ".join(sorted(vllm_options))
         raise ValueError(f"the embedded engine has no option {names}; use --engine vllm")
+    if known_profile(checkpoint).needs_vllm:
+        raise ValueError(f"the embedded engine cannot run {checkpoint}; use --engine vllm")
     from simpleseg_server.engines.transformers import TransformersEngine
 
     if max_batch is None:
@@ -56,6 +60,8 @@ def _vllm_engine(
         raise ValueError(
             "vllm is not installed; on a CUDA host: pip install 'simpleseg-server[server,vllm]'"
         )
+    trusted = bool(given.get("trust_remote_code"))
+    known_profile(checkpoint).require(checkpoint, trust_remote_code=trusted)
     from simpleseg_server.engines.vllm import VllmEngine
     from simpleseg_server.engines.vllm_backend import Adapter, VllmOptions
 
