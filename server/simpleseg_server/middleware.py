@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from simpleseg_server.errors import ApiError, internal_error, render
 from simpleseg_server.logs import error_fields, log_request
-from simpleseg_server.telemetry import Metrics, StageTimes, logger, outcome_of
+from simpleseg_server.telemetry import Metrics, StageTimes, logger, outcome_of, server_timing
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -50,7 +50,9 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                headers["Server-Timing"] = server_timing(_timings_ms(state["times"]))
             await send(message)
 
         began = time.perf_counter()
@@ -67,10 +69,9 @@ class RequestContext:
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        outcome = outcome_of(status)
-        self.metrics.requests.labels(route, str(status), outcome).inc()
-        self.metrics.request_seconds.labels(route).observe(seconds)
         state = scope["state"]
+        stages_ms = state["times"].to_dict()
+        self.metrics.observe_request(route, status, seconds, stages_ms)
         log_request(
             logger,
             {
@@ -79,11 +80,16 @@ class RequestContext:
                 "method": method,
                 "route": route,
                 "status": status,
-                "outcome": outcome,
+                "outcome": outcome_of(status),
                 "duration_ms": round(seconds * 1000, 1),
-                "stages_ms": state["times"].to_dict(),
+                "stages_ms": stages_ms,
             },
         )
+
+
+def _timings_ms(times: StageTimes) -> dict[str, float]:
+    """What is known when the answer begins; of a stream that is little."""
+    return times.to_dict() | {"total": round(times.elapsed_ms(), 3)}
 
 
 def request_id_from(given: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Stage timings, Prometheus metrics and the one log line of a request.
+"""Stage timings and Prometheus metrics.
 
 Labels come from fixed sets, so that no client can grow the number of series. Nothing here holds a
 prompt or an image.
@@ -9,20 +9,61 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from simpleseg import __version__
 from simpleseg.schema import Result, SegmentResponse, Usage
+from simpleseg_polygon.codec import WarningCode
+from simpleseg_polygon.grammar import fingerprint
 from simpleseg_server.engines.base import MeasuredEngine
 
 logger = logging.getLogger("simpleseg_server")
+
+STAGES = (
+    "read_body",
+    "fetch",
+    "decode_image",
+    "preprocess",
+    "queue",
+    "ttft",
+    "prefill",
+    "decode",
+    "generate",
+    "parse",
+    "rasterize",
+    "encode",
+)
+"""The stages that always have a histogram; ``ttft``, the time to the first token, begins when the
+request comes in, as ``first_token`` in a response does."""
+
+RECOVERIES = frozenset(get_args(WarningCode))
+"""Codes of warnings that tell of a text from which a part was saved."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _COUNTS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 _TOKENS_PER_STEP = (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 12)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One run of a stage, in seconds of ``time.perf_counter``."""
+
+    stage: str
+    began: float
+    ended: float
 
 
 class StageTimes:
@@ -34,6 +75,7 @@ class StageTimes:
 
     def __init__(self) -> None:
         self._ms: dict[str, float] = {}
+        self._intervals: list[Interval] = []
         self._lock = threading.Lock()
         self._began = time.perf_counter()
 
@@ -52,11 +94,18 @@ class StageTimes:
         try:
             yield
         finally:
-            self.add(stage, (time.perf_counter() - began) * 1000)
+            ended = time.perf_counter()
+            self.add(stage, (ended - began) * 1000)
+            self._intervals.append(Interval(stage, began, ended))
 
     def mark(self, stage: str) -> None:
         """Set a stage to the time since the start, the first time that it is marked."""
         self._ms.setdefault(stage, self.elapsed_ms())
+
+    @property
+    def intervals(self) -> tuple["Interval", ...]:
+        """When the stages that were measured began and ended."""
+        return tuple(self._intervals)
 
     def elapsed_ms(self) -> float:
         """Milliseconds since this object was made."""
@@ -74,8 +123,8 @@ class Metrics:
         self.registry = registry or CollectorRegistry()
         self.requests = Counter(
             "simpleseg_requests",
-            "Requests by route, status and outcome.",
-            ("route", "status", "outcome"),
+            "Requests by route, model, status and outcome.",
+            ("route", "model", "status", "outcome"),
             registry=self.registry,
         )
         self.request_seconds = self._histogram(
@@ -83,6 +132,11 @@ class Metrics:
         )
         self.stage_seconds = self._histogram(
             "simpleseg_stage_duration_seconds", "Time in a stage.", _SECONDS, ("stage",)
+        )
+        for stage in STAGES:
+            self.stage_seconds.labels(stage)
+        self.first_point_seconds = self._histogram(
+            "simpleseg_time_to_first_point_seconds", "Time to the first vertex.", _SECONDS
         )
         self.points = self._histogram("simpleseg_polygon_points", "Vertices of a region.", _COUNTS)
         self.polygons = self._histogram(
@@ -112,40 +166,65 @@ class Metrics:
         self.disconnects = Counter(
             "simpleseg_client_disconnects", "Clients that hung up early.", registry=self.registry
         )
-        self._info = Info("simpleseg_build", "Version and model.", registry=self.registry)
+        self.fetches = self._counter(
+            "simpleseg_image_fetch", "Images fetched by URL, by outcome.", "outcome"
+        )
+        self.image_cache = self._counter(
+            "simpleseg_image_cache", "Images looked up instead of sent, by outcome.", "outcome"
+        )
+        self.in_flight = self._gauge("simpleseg_in_flight", "Requests admitted, not answered yet.")
+        self.queue_depth = self._gauge("simpleseg_queue_depth", "Prompts waiting for the engine.")
+        self._info = Info("simpleseg_build", "Version, model and grammar.", registry=self.registry)
+        self._model = ""
+        if registry is None:
+            ProcessCollector(registry=self.registry)
 
     def _histogram(
         self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()
     ) -> Histogram:
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
 
+    def _counter(self, name: str, text: str, label: str) -> Counter:
+        return Counter(name, text, (label,), registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, registry=self.registry)
+
     def watch(self, requests: Callable[[], float], waiting_prompts: Callable[[], float]) -> None:
         """Read the gauges from these functions whenever they are scraped."""
-        in_flight = Gauge(
-            "simpleseg_in_flight", "Admitted requests not answered yet.", registry=self.registry
-        )
-        in_flight.set_function(requests)
-        depth = Gauge(
-            "simpleseg_queue_depth", "Prompts waiting for the engine.", registry=self.registry
-        )
-        depth.set_function(waiting_prompts)
+        self.in_flight.set_function(requests)
+        self.queue_depth.set_function(waiting_prompts)
 
     def show(self, engine: MeasuredEngine) -> None:
         """Add the engine's own metrics to ours, as they are."""
         self.registry.register(engine)
 
     def describe(self, *, model: str, engine: str) -> None:
-        self._info.info({"version": __version__, "model": model, "engine": engine})
+        self._model = model
+        self._info.info(
+            {"version": __version__, "model": model, "engine": engine, "grammar": fingerprint()}
+        )
+
+    def observe_request(
+        self, route: str, status: int, seconds: float, timings_ms: Mapping[str, float]
+    ) -> None:
+        """Count a request that is over, and where its time went."""
+        self.requests.labels(route, self._model, str(status), outcome_of(status)).inc()
+        self.request_seconds.labels(route).observe(seconds)
+        for name, ms in timings_ms.items():
+            stage = "ttft" if name == "first_token" else name
+            if stage == "first_point":
+                self.first_point_seconds.observe(ms / 1000)
+            elif stage in STAGES:
+                self.stage_seconds.labels(stage).observe(ms / 1000)
 
     def observe_response(self, response: SegmentResponse) -> None:
-        """Count what a segmentation gave and where its time went."""
-        for stage, ms in response.timings_ms.items():
-            if stage != "total":
-                self.stage_seconds.labels(stage).observe(ms / 1000)
+        """Count what a segmentation gave."""
+        recovered = {w.result for w in response.warnings if w.code in RECOVERIES}
         self.completion_tokens.observe(response.usage.completion_tokens)
         self._observe_drafting(response.usage)
         for result in response.results:
-            self._observe_result(result)
+            self._observe_result(result, result.index in recovered)
 
     def _observe_drafting(self, usage: Usage) -> None:
         self.forward_passes.observe(usage.forward_passes)
@@ -155,8 +234,9 @@ class Metrics:
             self.draft_tokens.labels(kind, "accepted").inc(count.accepted)
             self.draft_tokens.labels(kind, "rejected").inc(count.rejected)
 
-    def _observe_result(self, result: Result) -> None:
-        self.parses.labels(result.status).inc()
+    def _observe_result(self, result: Result, is_recovered: bool) -> None:
+        is_recovered = is_recovered and result.status == "ok"
+        self.parses.labels("recovered" if is_recovered else result.status).inc()
         if result.polygons is not None:
             self.polygons.observe(len(result.polygons))
             self.points.observe(sum(map(len, result.polygons)))

@@ -1,85 +1,170 @@
-"""``/metrics``: ours are valid, count drafts by kind, and show an engine's own beside them."""
+"""Metrics: all of the documented ones, in good form, in a bounded number of series."""
 
-from collections.abc import Iterable
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, Histogram, Metric, generate_latest
-from prometheus_client import Counter as PrometheusCounter
+from prometheus_client import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as strict_openmetrics,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
-from simpleseg_server.engines.base import DraftCount
+from simpleseg_polygon.grammar import fingerprint
 from simpleseg_server.engines.scripted import Reply
+from simpleseg_server.telemetry import STAGES, Metrics
 
-from .asking import answer
-from .conftest import MakeClient, PhraseEngine
+DOCUMENTED = {
+    "simpleseg_requests": "counter",
+    "simpleseg_request_duration_seconds": "histogram",
+    "simpleseg_stage_duration_seconds": "histogram",
+    "simpleseg_time_to_first_point_seconds": "histogram",
+    "simpleseg_polygon_points": "histogram",
+    "simpleseg_polygons_per_result": "histogram",
+    "simpleseg_completion_tokens": "histogram",
+    "simpleseg_parse": "counter",
+    "simpleseg_rejections": "counter",
+    "simpleseg_image_fetch": "counter",
+    "simpleseg_image_cache": "counter",
+    "simpleseg_in_flight": "gauge",
+    "simpleseg_queue_depth": "gauge",
+    "simpleseg_client_disconnects": "counter",
+    "simpleseg_build_info": "gauge",
+}
+PEERS_STAGES = [
+    "fetch",
+    "decode_image",
+    "preprocess",
+    "queue",
+    "ttft",
+    "generate",
+    "parse",
+    "rasterize",
+    "encode",
+]
 
-DRAFTS = (DraftCount("digits", 5, 3), DraftCount("structure", 8, 0))
+
+def families(text: str) -> dict[str, Metric]:
+    return {family.name: family for family in text_string_to_metric_families(text)}
 
 
-class EngineWithMetrics(PhraseEngine):
-    """Has a registry of its own, with names and labels that are not ours."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.own = CollectorRegistry()
-        counter = PrometheusCounter("vllm:tokens", "Tokens.", ("model_name",), registry=self.own)
-        counter.labels("a/b").inc(7)
-        Histogram("vllm:ttft_seconds", "Time.", buckets=(0.1, 1.0), registry=self.own).observe(0.5)
-
-    def collect(self) -> Iterable[Metric]:
-        return self.own.collect()
+def value(text: str, name: str, **labels: str) -> float:
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+    found = [s.value for s in samples if s.name == name and labels.items() <= s.labels.items()]
+    return sum(found)
 
 
-def samples(client: Any) -> dict[tuple[str, ...], float]:
-    """Every series of a scrape: the name and label values, in the order of the labels' names."""
-    families = list(text_string_to_metric_families(client.get("/metrics").text))
-    assert len({family.name for family in families}) == len(families)
-    return {
-        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
-        for family in families
-        for sample in family.samples
+@pytest.fixture
+def used(client: Any, engine: Any, image64: str) -> Iterator[Any]:
+    """A server that has answered, refused and failed."""
+    engine.replies = {
+        "ghost": Reply("[]"),
+        "babble": Reply("well"),
+        "two": Reply("[[[0.1, 0.2], [0.5, 0.2], [0.5, 0.9]], [[0.1, 0.1]]]."),
+        "cut": Reply("[[[0.1, 0.2], [0.5, 0.2], [0.5, 0.9]", finish_reason="length"),
     }
+    for prompt in ("dog", "ghost", "babble", "two", "cut"):
+        assert client.post("/segment", json={"image": image64, "prompt": prompt}).status_code == 200
+    assert client.post("/segment", json={"image": "!", "prompt": "x"}).status_code == 400
+    assert client.get("/nope").status_code == 404
+    yield client
 
 
-def test_drafts_are_counted_by_kind(client: Any, engine: PhraseEngine, image64: str) -> None:
-    engine.default = Reply("[[[0.1, 0.2], [0.5, 0.2], [0.5, 0.9]]].", drafts=DRAFTS)
-    usage = answer(client, image=image64, prompts=["x", "y"])["usage"]
-    assert usage["drafts"] == {
-        "digits": {"accepted": 10, "rejected": 6},
-        "structure": {"accepted": 16, "rejected": 0},
+def test_every_documented_metric_is_there_before_anything_happened(client: Any) -> None:
+    found = families(client.get("/metrics").text)
+    for name, kind in DOCUMENTED.items():
+        assert found[name].type == kind
+        assert found[name].documentation.endswith(".")
+
+
+def test_the_text_passes_strict_parsers(used: Any) -> None:
+    text = used.get("/metrics").text
+    assert families(text).keys() > DOCUMENTED.keys()
+    metrics: Metrics = used.app.state.services.metrics
+    parsed = list(strict_openmetrics(openmetrics(metrics.registry).decode()))
+    assert {family.name for family in parsed} >= {"simpleseg_parse", "simpleseg_requests"}
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_has_nothing_to_say(used: Any) -> None:
+    text = used.get("/metrics").text
+    command = ["promtool", "check", "metrics"]
+    run = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_what_was_answered_is_counted_by_outcome(used: Any) -> None:
+    text = used.get("/metrics").text
+    for outcome in ("ok", "empty", "invalid", "recovered", "truncated"):
+        assert value(text, "simpleseg_parse_total", outcome=outcome) == 1, outcome
+    labels = {"route": "/segment", "model": "scripted-model"}
+    ok = {"status": "200", "outcome": "ok"}
+    assert value(text, "simpleseg_requests_total", **labels, **ok) == 5
+    refused = {"status": "400", "outcome": "rejected"}
+    assert value(text, "simpleseg_requests_total", **labels, **refused) == 1
+    assert value(text, "simpleseg_completion_tokens_count") == 5
+    assert value(text, "simpleseg_polygon_points_sum") == 9
+    assert value(text, "simpleseg_time_to_first_point_seconds_count") == 3
+
+
+def test_every_stage_is_there_and_those_that_ran_have_counts(used: Any) -> None:
+    text = used.get("/metrics").text
+    stages = {
+        sample.labels["stage"]
+        for sample in families(text)["simpleseg_stage_duration_seconds"].samples
     }
-    found = samples(client)
-    assert found["simpleseg_draft_tokens_total", "digits", "accepted"] == 10
-    assert found["simpleseg_draft_tokens_total", "digits", "rejected"] == 6
-    assert found["simpleseg_draft_tokens_total", "structure", "accepted"] == 16
-    assert found["simpleseg_completion_tokens_sum",] == usage["completion_tokens"]
-    assert found["simpleseg_forward_passes_sum",] == usage["forward_passes"]
-    ratio = usage["completion_tokens"] / usage["forward_passes"]
-    assert found["simpleseg_tokens_per_step_sum",] == pytest.approx(ratio)
+    assert set(PEERS_STAGES) <= stages == set(STAGES)
+    name = "simpleseg_stage_duration_seconds_count"
+    for stage in ("decode_image", "preprocess", "queue", "ttft", "generate", "parse", "encode"):
+        assert value(text, name, stage=stage) == 5, stage
+    assert value(text, name, stage="read_body") == 6
 
 
-def test_without_drafts_nothing_is_said_of_them(
-    client: Any, engine: PhraseEngine, image64: str
-) -> None:
-    assert "drafts" not in answer(client, image=image64, prompt="x")["usage"]
-    assert not [key for key in samples(client) if key[0] == "simpleseg_draft_tokens_total"]
+def test_the_build_is_described(used: Any) -> None:
+    text = used.get("/metrics").text
+    info = {"model": "scripted-model", "engine": "scripted", "grammar": fingerprint()}
+    assert value(text, "simpleseg_build_info", **info) == 1
 
 
-def test_answers_of_one_step_have_no_tokens_per_step(
-    client: Any, engine: PhraseEngine, image64: str
-) -> None:
-    engine.default = Reply("[]", token_length=2)
-    answer(client, image=image64, prompt="x")
-    assert samples(client)["simpleseg_tokens_per_step_count",] == 0
+def test_in_flight_and_the_queue_are_gauges_that_return_to_zero(used: Any) -> None:
+    text = used.get("/metrics").text
+    assert value(text, "simpleseg_in_flight") == value(text, "simpleseg_queue_depth") == 0
 
 
-def test_an_engine_s_metrics_are_shown_untouched(make_client: MakeClient, image64: str) -> None:
-    engine = EngineWithMetrics()
-    with make_client(engine) as client:
-        answer(client, image=image64, prompt="x")
-        text = client.get("/metrics").text
-        assert generate_latest(engine.own).decode() in text
-        found = samples(client)
-        assert found["vllm:tokens_total", "a/b"] == 7
-        assert found["simpleseg_completion_tokens_count",] == 1
+def test_clients_cannot_grow_the_number_of_series(used: Any, image64: str) -> None:
+    """Hostile paths, methods, models, ids, fields, types and tasks: no new series after the first."""
+
+    def storm(index: int) -> None:
+        body: dict[str, Any] = {"image": image64, "prompt": f"p{index}", "model": f"m{index}"}
+        headers = {"X-Request-Id": f"id-{index}", "User-Agent": f"agent-{index}"}
+        used.post("/segment", json=body, headers=headers)
+        used.post("/segment", json={f"field{index}": 1})
+        used.post("/segment", json={"image": image64, "prompt": "x", "task": f"t{index}"})
+        used.post("/segment", content=b"x", headers={"Content-Type": f"a/b{index}"})
+        used.request(f"M{index}", f"/path/{index}?q={index}")
+        used.get(f"/v1/models/{index}", headers={"Authorization": f"Bearer {index}"})
+
+    def series() -> set[str]:
+        lines = used.get("/metrics").text.splitlines()
+        return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
+
+    storm(0)
+    series()  # the scrape has series of its own
+    before = series()
+    for index in range(1, 30):
+        storm(index)
+    assert series() == before
+    assert len(before) < 500
+
+
+def test_the_timings_are_on_every_answer(used: Any, image64: str) -> None:
+    answer = used.post("/segment", json={"image": image64, "prompt": "dog"})
+    timing = dict(re.findall(r"(\w+);dur=([\d.e-]+)", answer.headers["server-timing"]))
+    assert timing.keys() == answer.json()["timings_ms"].keys() | {"encode"}
+    assert float(timing["total"]) >= float(timing["generate"])
+    for path in ("/livez", "/nope", "/metrics"):
+        assert re.fullmatch(r"total;dur=[\d.e-]+", used.get(path).headers["server-timing"])

@@ -42,7 +42,7 @@ def test_a_region_comes_back_with_score_usage_and_timings(client: Any, image64: 
     usage = body["usage"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] > 0
     stages = {"read_body", "decode_image", "queue", "prefill", "decode", "generate", "parse"}
-    stages |= {"rasterize", "first_token", "first_point", "total"}
+    stages |= {"preprocess", "rasterize", "first_token", "first_point", "total"}
     assert stages == body["timings_ms"].keys()
     assert body["warnings"] == []
 

@@ -85,7 +85,9 @@ class DraftCount:
 class Usage:
     """What a finished request cost. ``forward_passes`` counts decode steps after the prefill's own;
     ``completion_tokens`` includes the end token. Times are in milliseconds. ``drafts`` has a
-    kind at most once, and is empty where nothing was drafted or an engine does not count."""
+    kind at most once, and is empty where nothing was drafted or an engine does not count.
+    ``preprocess_ms`` is the image's way from pixels to what the model takes, 0 where an engine does
+    not tell it from the prefill."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -94,6 +96,7 @@ class Usage:
     prefill_ms: float
     decode_ms: float
     drafts: tuple[DraftCount, ...] = ()
+    preprocess_ms: float = 0.0
 
 
 @dataclass(frozen=True)

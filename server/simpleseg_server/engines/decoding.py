@@ -213,7 +213,7 @@ class Decoder:
             position_offset=prompt.position_offset,
             length=len(prompt),
             queue_ms=_ms_between(job.submitted_at, started_at),
-            prefill_ms=job.prepare_ms + _ms_between(started_at, time.perf_counter()),
+            prefill_ms=_ms_between(started_at, time.perf_counter()),
         )
 
     def _answer(self, request: GenerationRequest) -> Answer:
@@ -329,6 +329,7 @@ def _usage(row: _Row) -> Usage:
         prefill_ms=row.prefill_ms,
         decode_ms=_ms_between(row.started_at, time.perf_counter()),
         drafts=row.answer.drafts.counts(),
+        preprocess_ms=row.job.prepare_ms,
     )
 
 

@@ -14,7 +14,6 @@ from simpleseg_server.errors import ApiError, ClientGone, error_body
 from simpleseg_server.pipeline import Job
 from simpleseg_server.services import services_of
 from simpleseg_server.sse import DONE, EventStream, encode
-from simpleseg_server.telemetry import server_timing
 
 T = TypeVar("T")
 
@@ -38,6 +37,7 @@ REQUEST_BODY = {
                     "task": {"type": "string", "default": "region"},
                     "return": {"type": "array", "items": {"type": "string"}},
                     "coordinates": {"type": "string", "default": "normalized"},
+                    "simplify": {"type": "number"},
                     "model": {"type": "string"},
                     "max_points": {"type": "integer"},
                     "max_tokens": {"type": "integer"},
@@ -45,6 +45,8 @@ REQUEST_BODY = {
                     "seed": {"type": "integer"},
                     "deadline_ms": {"type": "integer"},
                     "stream": {"type": "boolean", "default": False},
+                    "samples": {"type": "integer", "default": 1},
+                    "refine": {"type": "boolean", "default": False},
                 },
             }
         },
@@ -82,11 +84,9 @@ async def segment(request: Request) -> Response:
             return EventStream(chunks, held.pop_all(), services.settings.keep_alive_s)
         response = await unless_disconnected(request, services.segmenter.run(job))
     services.metrics.observe_response(response)
-    return Response(
-        response.model_dump_json(exclude_unset=True),
-        media_type="application/json",
-        headers={"Server-Timing": server_timing(response.timings_ms)},
-    )
+    with request.state.times.measure("encode"):
+        text = response.model_dump_json(exclude_unset=True)
+    return Response(text, media_type="application/json")
 
 
 async def _job(request: Request) -> Job:
