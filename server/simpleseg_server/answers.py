@@ -3,14 +3,13 @@
 Everything here computes; call ``to_result`` in a worker thread.
 """
 
-import base64
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from simpleseg.schema import FinishReason, Output, PromptItem, Result, ResultWarning, Rle, ScoreType
+from simpleseg.schema import FinishReason, PromptItem, Result, ResultWarning, ScoreType
 from simpleseg_polygon.codec import (
     Parsed,
     ParseWarning,
@@ -21,10 +20,9 @@ from simpleseg_polygon.codec import (
     parse_region,
 )
 from simpleseg_polygon.geometry import WHOLE, Box, ImageSize, Point, Region
-from simpleseg_polygon.raster import region_area_px, region_to_mask, region_to_rle
-from simpleseg_polygon.rle import mask_to_png
 from simpleseg_server.engines.base import TokenLogprob, Usage
 from simpleseg_server.errors import ApiError
+from simpleseg_server.representations import Subject, Wanted, represent
 from simpleseg_server.telemetry import StageTimes
 
 _PIXEL_DECIMALS = 2
@@ -129,7 +127,7 @@ def to_result(
     item: PromptItem,
     target: Target,
     answer: Answer,
-    outputs: Sequence[Output],
+    wanted: Wanted,
     frame: Frame,
     times: StageTimes,
 ) -> tuple[Result, list[ResultWarning]]:
@@ -137,22 +135,28 @@ def to_result(
     with times.measure("parse"):
         parsed, fields = _PARSERS[target](answer, frame)
     status = _status(parsed.status, answer.finish_reason)
+    has_value = bool(parsed.value.parts if target == "region" else parsed.value)
+    score = _score(answer, target) if has_value else None
+    notes: list[ParseWarning] = []
     if target == "region":
         with times.measure("rasterize"):
-            masks = {} if status == "invalid" else _rasterise(parsed.value, outputs, frame.size)
-        fields = {name: (fields | masks).get(name) for name in ("area", *outputs)}
-    has_value = bool(parsed.value.parts if target == "region" else parsed.value)
+            region = wanted.simplified(parsed.value, frame.size)
+            fields = _own_outputs(region, frame)
+            if status != "invalid":
+                shown, notes = represent(Subject(region, frame.size, index, score), wanted)
+                fields |= shown
+        fields = {name: fields.get(name) for name in ("area", *wanted.outputs)}
     result = Result(
         index=index,
         prompt=item.text,
         status=status,
         finish_reason=answer.finish_reason,
-        score=_score(answer.tokens, target) if has_value else None,
-        score_type=_score_type(target) if has_value else None,
+        score=score,
+        score_type=_score_type(answer, target) if has_value else None,
         **fields,
     )
     late = (_LATE,) if answer.finish_reason == "deadline" else ()
-    return result, result_warnings((*parsed.warnings, *late), index)
+    return result, result_warnings((*parsed.warnings, *notes, *late), index)
 
 
 def failed_result(index: int, item: PromptItem) -> tuple[Result, list[ResultWarning]]:
@@ -177,14 +181,16 @@ def _status(parsed: Status, finish_reason: FinishReason) -> Status:
 
 
 def _region_fields(answer: Answer, frame: Frame) -> tuple[Parsed[Any], dict[str, Any]]:
-    parsed = answer.region
-    region = parsed.value
+    return answer.region, {}  # shown once it is simplified
+
+
+def _own_outputs(region: Region, frame: Frame) -> dict[str, Any]:
+    """The outputs in the unit in which the client reads coordinates."""
     box = region.bounding_box()
-    fields = {
+    return {
         "polygons": [[frame.outward(*point) for point in ring] for ring in region.parts],
         "bbox": None if box is None else frame.outward_box(box),
     }
-    return parsed, fields
 
 
 def _box_fields(answer: Answer, frame: Frame) -> tuple[Parsed[Any], dict[str, Any]]:
@@ -210,28 +216,21 @@ _PARSERS = {
 }
 
 
-def _rasterise(region: Region, outputs: Sequence[Output], size: ImageSize) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "area": round(region_area_px(region, size) / (size.height * size.width), 6)
-    }
-    if "rle" in outputs:
-        rle = region_to_rle(region, size)
-        fields["rle"] = Rle(size=list(rle.size), counts=rle.counts)
-    if "png" in outputs:
-        png = mask_to_png(region_to_mask(region, size))
-        fields["png"] = base64.b64encode(png).decode("ascii")
-    return fields
-
-
-def _score_type(target: Target) -> ScoreType:
+def _score_type(answer: Answer, target: Target) -> ScoreType:
+    if answer.agreement is not None:
+        return "sample_agreement"
     if target == "text":
         return "geometric_mean_token_probability"
     return "geometric_mean_coordinate_token_probability"
 
 
-def _score(tokens: Sequence[TokenLogprob], target: Target) -> float | None:
-    """The geometric mean probability of the tokens that carry the answer: those with a digit, or
-    all of them in a description. None where the engine gave no probabilities."""
+def _score(answer: Answer, target: Target) -> float | None:
+    """How far several answers agree, or the geometric mean probability of the tokens that carry the
+    answer: those with a digit, or all of them in a description. None where the engine gave no
+    probabilities."""
+    if answer.agreement is not None:
+        return round(answer.agreement, 6)
+    tokens = answer.tokens
     counted = [t.logprob for t in tokens if target == "text" or any(map(str.isdigit, t.text))]
     finite = [value for value in counted if math.isfinite(value)]
     if not finite:

@@ -19,7 +19,18 @@ MAX_FORM_PARTS = 64
 _MAX_PART_HEAD_BYTES = 4096
 _MAX_FIELD_BYTES = 64 * 1024
 _JSON_FIELDS = frozenset(
-    {"prompts", "max_points", "max_tokens", "temperature", "seed", "deadline_ms", "stream"}
+    {
+        "prompts",
+        "max_points",
+        "simplify",
+        "max_tokens",
+        "temperature",
+        "seed",
+        "deadline_ms",
+        "stream",
+        "samples",
+        "refine",
+    }
 )
 _TEXT_FIELDS = frozenset({"model", "prompt", "return", "task", "coordinates"})
 FORM_FIELDS = _JSON_FIELDS | _TEXT_FIELDS | {"image"}
@@ -59,6 +70,14 @@ def read_body(data: bytes, content_type: str) -> Body:
         "content_type_unsupported",
         "the content type must be application/json or multipart/form-data",
     )
+
+
+def read_json_body(data: bytes, content_type: str) -> dict[str, Any]:
+    """The fields of a body that must be JSON. Raises what ``read_body`` raises."""
+    if parse_options_header(content_type)[0] != b"application/json":
+        message = "the content type must be application/json"
+        raise ApiError(415, "content_type_unsupported", message)
+    return _json_object(data)
 
 
 def _json_object(data: bytes) -> dict[str, Any]:

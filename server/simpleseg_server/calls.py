@@ -42,12 +42,12 @@ class Call:
     declared_type: str | None
     wording: Wording | None = None
 
-    def seed(self, index: int) -> int | None:
-        """The seed of an item; answers to one question each have another one."""
+    def seed(self, index: int, sample: int) -> int | None:
+        """The seed of an answer: another one for each answer to the same question."""
         seed = self.request.seed
-        if seed is None or self.wording is None:
-            return seed
-        return (seed + index) % (MAX_SEED + 1)
+        if seed is None:
+            return None
+        return (seed + (sample if self.wording is None else index)) % (MAX_SEED + 1)
 
 
 def read_call(data: bytes, content_type: str, settings: Settings) -> Call:

@@ -130,7 +130,12 @@ _CUSTOM_STATUS = {
     "image_source_ambiguous": 400,
     "prompt_ambiguous": 400,
     "prompt_missing": 400,
+    "parameter_ambiguous": 400,
+    "unsupported_value": 400,
     "return_not_applicable": 422,
+    "simplify_not_applicable": 422,
+    "not_applicable": 422,
+    "temperature_needed": 422,
     "prompt_empty": 422,
 }
 _LIMITS = {

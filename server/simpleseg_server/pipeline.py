@@ -5,16 +5,13 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from simpleseg.schema import (
-    DEFAULT_OUTPUTS,
     Completed,
     Created,
     DraftUsage,
-    FinishReason,
     ImageInfo,
     Result,
     ResultWarning,
@@ -26,24 +23,30 @@ from simpleseg_polygon.codec import ParseWarning, parse_region
 from simpleseg_polygon.prompts import instruction
 from simpleseg_server.admission import Admission
 from simpleseg_server.answers import Answer, Frame, failed_result, result_warnings, to_result
+from simpleseg_server.asking import ask
 from simpleseg_server.calls import Call, Wording, phrases_of, read_call
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import (
-    Delta,
     Engine,
-    EngineDeadError,
     EngineError,
     EngineOverloadedError,
     GenerationRequest,
     PromptFault,
     PromptRefusedError,
-    TokenLogprob,
 )
 from simpleseg_server.engines.base import Usage as EngineUsage
 from simpleseg_server.errors import ApiError, engine_unavailable, overloaded, queue_timeout
 from simpleseg_server.images import DecodedImage, EngineSize, decode, is_mismatch
 from simpleseg_server.progress import Follower, Listener, Progress
-from simpleseg_server.telemetry import StageTimes, logger
+from simpleseg_server.representations import Wanted
+from simpleseg_server.several import (
+    NOT_REFINED,
+    Answers,
+    consensus,
+    is_refinement,
+    view_around,
+)
+from simpleseg_server.telemetry import StageTimes
 
 T = TypeVar("T")
 
@@ -81,9 +84,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one prompt; ``answer`` is the engine's error where it failed on it."""
+    """What became of one prompt."""
 
-    answer: Answer | EngineError
+    answers: Answers
     result: Result
     warnings: list[ResultWarning]
 
@@ -162,7 +165,7 @@ class Segmenter:
                 for index in range(len(job.phrases))
             ]
         outcomes = [task.result() for task in tasks]
-        if not any(isinstance(outcome.answer, Answer) for outcome in outcomes):
+        if not any(isinstance(outcome.answers.chosen, Answer) for outcome in outcomes):
             raise self.failure(outcomes)
         if job.call.request.deadline_ms is None and not any(map(_has_begun, outcomes)):
             raise queue_timeout(self.settings.retry_after_s)
@@ -217,63 +220,85 @@ class Segmenter:
             message = f"at most {settings.max_prompts} prompts in a request"
             raise ApiError(422, "too_many_prompts", message, param="prompts")
         _check_at_most(request.max_points, settings.max_points, "max_points")
+        if request.coordinates == "normalized":
+            _check_at_most(request.simplify, 1, "simplify")
         most_tokens = min(settings.max_tokens, capabilities.max_tokens)
         _check_at_most(request.max_tokens, most_tokens, "max_tokens")
         _check_at_most(request.deadline_ms, settings.max_deadline_ms, "deadline_ms")
 
     async def _outcome(self, job: Job, index: int, follower: Follower) -> Outcome:
         began_ms = job.times.elapsed_ms()
-        answer = await self._answer(job, index, follower)
+        answers = await self._answers(job, index, follower)
+        answer = answers.chosen
         if isinstance(answer, EngineError):
-            return Outcome(answer, *failed_result(index, job.call.items[index]))
-        job.times.at_least("queue", answer.queue_ms + answer.usage.queue_ms)
-        job.times.at_least("prefill", answer.usage.prefill_ms)
-        job.times.at_least("decode", answer.usage.decode_ms)
+            return Outcome(answers, *failed_result(index, job.call.items[index]))
+        for one in answers.given:
+            job.times.at_least("queue", one.queue_ms + one.usage.queue_ms)
+            job.times.at_least("preprocess", one.usage.preprocess_ms)
+            job.times.at_least("prefill", one.usage.prefill_ms)
+            job.times.at_least("decode", one.usage.decode_ms)
         job.times.at_least("generate", job.times.elapsed_ms() - began_ms)
         result, warnings = await self.work(_result, job, index, answer)
         follower.done(answer, result)
-        return Outcome(answer, result, warnings)
+        return Outcome(answers, result, [*warnings, *result_warnings(answers.notes, index)])
 
-    async def _answer(self, job: Job, index: int, follower: Follower) -> Answer | EngineError:
-        generation = self._generation(job, index)
-        writing = _Writing(follower)
-        try:
-            async with asyncio.timeout_at(job.deadline) as limit:
-                async with self.admission.slot() as writing.queue_ms:
-                    return await writing.collect(self.engine, generation)
-        except TimeoutError:
-            if limit.expired():
-                return writing.unfinished()
-            raise
-        except EngineDeadError as error:
-            logger.error("engine is dead request_id=%s", generation.request_id)
-            return error
-        except EngineOverloadedError as error:
-            logger.warning("engine is overloaded request_id=%s", generation.request_id)
-            return error
-        except PromptRefusedError as error:
-            logger.info("prompt refused request_id=%s %s", generation.request_id, error.code)
-            return error
-        except EngineError as error:
-            logger.exception("engine failed request_id=%s", generation.request_id)
-            return error
+    async def _answers(self, job: Job, index: int, follower: Follower) -> Answers:
+        """The answer to one prompt. What takes several answers is followed when one is chosen."""
+        request = job.call.request
+        if request.samples == 1 and not request.refine:
+            return Answers.only(await self._ask(job, job.image, index, follower))
+        silent = self.progress(job, index)
+        asked = [self._ask(job, job.image, index, silent, n) for n in range(request.samples)]
+        answers = await self.work(consensus, await asyncio.gather(*asked))
+        if request.refine and isinstance(answers.chosen, Answer):
+            answers = await self._refined(job, index, answers, answers.chosen)
+        return answers
+
+    async def _refined(self, job: Job, index: int, first: Answers, answer: Answer) -> Answers:
+        """The answer to the same prompt on a part of the image around the first answer, if it means
+        the same object."""
+        view = view_around(answer.region.value)
+        if view is None:
+            return first
+        call, wanted = job.call, self._engine_size()
+        with job.times.measure("decode_image"):
+            part = await self.work(
+                decode, call.image_bytes, wanted, self.settings, call.image_param, view
+            )
+        second = await self._ask(job, part, index, self.progress(job, index))
+        if isinstance(second, EngineError):
+            return replace(first, notes=(NOT_REFINED,))
+        second = replace(second, view=part.view, agreement=answer.agreement)
+        given = (*first.given, second)
+        if await self.work(is_refinement, answer, second):
+            return Answers(second, given)
+        return Answers(answer, given, (NOT_REFINED,))
+
+    async def _ask(
+        self, job: Job, image: DecodedImage, index: int, follower: Follower, sample: int = 0
+    ) -> Answer | EngineError:
+        generation = self._generation(job, image, index, sample)
+        return await ask(self.engine, self.admission, generation, job.deadline, follower)
 
     def failure(self, outcomes: Sequence[Outcome]) -> ApiError:
         """What to say of the prompts that the engine failed on: the one thing that helps most."""
+        errors = [outcome.answers.chosen for outcome in outcomes]
+        for error in errors:
+            if isinstance(error, PromptRefusedError):
+                return ApiError(422, error.code, _REFUSALS[error.code])
         usual_s = self.settings.retry_after_s
-        for outcome in outcomes:
-            if isinstance(outcome.answer, PromptRefusedError):
-                return ApiError(422, outcome.answer.code, _REFUSALS[outcome.answer.code])
         waits = [
-            outcome.answer.retry_after_s or usual_s
-            for outcome in outcomes
-            if isinstance(outcome.answer, EngineOverloadedError)
+            error.retry_after_s or usual_s
+            for error in errors
+            if isinstance(error, EngineOverloadedError)
         ]
         if waits:
             return overloaded(max(waits))
         return engine_unavailable(usual_s, "the engine could not answer")
 
-    def _generation(self, job: Job, index: int) -> GenerationRequest:
+    def _generation(
+        self, job: Job, image: DecodedImage, index: int, sample: int
+    ) -> GenerationRequest:
         settings, capabilities = self.settings, self.engine.capabilities
         request = job.call.request
         wording = job.call.wording or Wording(
@@ -282,53 +307,22 @@ class Segmenter:
         default = min(settings.default_max_tokens, settings.max_tokens, capabilities.max_tokens)
         return GenerationRequest(
             request_id=f"{job.request_id}-{index}",
-            image_hw3=job.image.pixels_hw3,
-            image_key=job.image.key,
+            image_hw3=image.pixels_hw3,
+            image_key=image.key,
             instruction=wording.instruction,
             target=request.task,
             max_tokens=request.max_tokens or default,
             max_points=request.max_points or settings.default_max_points,
-            temperature=request.temperature,
-            seed=job.call.seed(index),
+            temperature=request.sampling_temperature,
+            seed=job.call.seed(index, sample),
             constrained=wording.constrained,
             history=wording.history,
         )
 
 
-@dataclass
-class _Writing:
-    """An answer while the engine writes it."""
-
-    follower: Follower
-    queue_ms: float = 0.0
-    pieces: list[str] = field(default_factory=list)
-    tokens: list[TokenLogprob] = field(default_factory=list)
-
-    async def collect(self, engine: Engine, generation: GenerationRequest) -> Answer:
-        """The whole answer. Closes the stream on every way out, which frees the engine's slot."""
-        last: Delta | None = None
-        async with aclosing(engine.generate(generation)) as deltas:
-            async for last in deltas:
-                self.pieces.append(last.text)
-                self.tokens += last.tokens
-                self.follower.read(last)
-        if last is None or last.finish_reason is None or last.usage is None:
-            raise EngineError("the stream ended without a finish reason and usage")
-        return self._answer(last.finish_reason, last.usage)
-
-    def unfinished(self) -> Answer:
-        """What there is when the time is over; the engine has not told what it cost."""
-        steps = max(0, len(self.pieces) - 1)
-        return self._answer("deadline", EngineUsage(0, len(self.tokens), steps, 0.0, 0.0, 0.0))
-
-    def _answer(self, reason: FinishReason, usage: EngineUsage) -> Answer:
-        self.follower.finish()
-        return Answer("".join(self.pieces), tuple(self.tokens), reason, usage, self.queue_ms)
-
-
 def _has_begun(outcome: Outcome) -> bool:
     """Whether the engine wrote anything in time, if only that the object is not there."""
-    answer = outcome.answer
+    answer = outcome.answers.chosen
     if isinstance(answer, EngineError):
         return False
     return answer.finish_reason != "deadline" or bool(answer.text)
@@ -336,16 +330,16 @@ def _has_begun(outcome: Outcome) -> bool:
 
 def _result(job: Job, index: int, answer: Answer) -> tuple[Result, list[ResultWarning]]:
     request = job.call.request
-    outputs = tuple(dict.fromkeys(request.outputs or DEFAULT_OUTPUTS))
     item = job.call.items[index]
+    wanted = Wanted.by(request, job.call.items)
     target = request.task
     is_free = job.call.wording is not None and target == "text"
     if is_free and parse_region(answer.text).value.parts:
         target = "region"  # which may be the answer to any question
-    return to_result(index, item, target, answer, outputs, job.frame, job.times)
+    return to_result(index, item, target, answer, wanted, job.frame, job.times)
 
 
-def _check_at_most(value: int | None, limit: int, param: str) -> None:
+def _check_at_most(value: float | None, limit: int, param: str) -> None:
     if value is not None and value > limit:
         raise ApiError(422, "value_out_of_range", f"must be at most {limit}", param=param)
 
@@ -361,8 +355,7 @@ def _image_warnings(image: DecodedImage, declared_type: str | None) -> list[Resu
 
 
 def _usage(outcomes: Sequence[Outcome]) -> Usage:
-    answers = (outcome.answer for outcome in outcomes)
-    usages = [answer.usage for answer in answers if isinstance(answer, Answer)]
+    usages = [answer.usage for outcome in outcomes for answer in outcome.answers.given]
     prompt_tokens = sum(usage.prompt_tokens for usage in usages)
     completion_tokens = sum(usage.completion_tokens for usage in usages)
     drafts = _drafts(usages)

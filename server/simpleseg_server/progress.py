@@ -1,6 +1,7 @@
 """What is told of an answer while the engine writes it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import starmap
 from typing import Protocol
 
 from simpleseg.schema import PointsDelta, PolygonDone, Result, ResultDone, StreamEvent, Task
@@ -13,7 +14,10 @@ Listener = Callable[[StreamEvent], None]
 
 
 class Follower(Protocol):
-    """Follows one answer: ``read`` every piece, ``finish`` after the last, ``done`` when parsed."""
+    """Follows one answer: ``read`` every piece, ``finish`` after the last, ``done`` when parsed.
+
+    An answer that was chosen from several is told to ``done`` alone.
+    """
 
     def read(self, delta: Delta) -> None: ...
     def finish(self) -> None: ...
@@ -36,9 +40,11 @@ class Progress:
         self._times = times
         self._listen = listen
         self._points: list[int] = []
+        self._is_read = False
 
     def read(self, delta: Delta) -> None:
         self._times.mark("first_token")
+        self._is_read = True
         if self._reader is not None:
             self._tell(self._reader.feed(delta.text))
             if self._points and self._listen is None:
@@ -49,10 +55,13 @@ class Progress:
             self._tell(self._reader.finish())
             self._done(len(self._points))
 
-    def done(self, _: Answer, result: Result) -> None:
+    def done(self, answer: Answer, result: Result) -> None:
+        if self._reader is not None and not self._is_read:
+            self._tell(starmap(NewPoints, enumerate(answer.region.value.parts)))
+            self._done(len(self._points))
         self._send(ResultDone(result=result))
 
-    def _tell(self, news: tuple[NewPoints, ...]) -> None:
+    def _tell(self, news: Iterable[NewPoints]) -> None:
         for new in news:
             self._times.mark("first_point")
             self._done(new.part)

@@ -9,17 +9,39 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
+from simpleseg.formats.coco import CocoAnnotation
+from simpleseg.formats.geojson import GeoJsonMultiPolygon
+from simpleseg.formats.label_studio import LabelStudioResult
+from simpleseg.formats.labelme import LabelmeDocument
+
 Coordinates = Literal["normalized", "pixel"]
-Output = Literal["polygons", "bbox", "rle", "png"]
+Output = Literal[
+    "polygons",
+    "bbox",
+    "rle",
+    "png",
+    "svg",
+    "geojson",
+    "coco",
+    "labelme",
+    "label_studio",
+    "yolo",
+]
 Status = Literal["ok", "empty", "truncated", "invalid"]
 Task = Literal["region", "box", "point", "text"]
 FinishReason = Literal["stop", "length", "deadline", "error"]
 ScoreType = Literal[
-    "geometric_mean_coordinate_token_probability", "geometric_mean_token_probability"
+    "sample_agreement",
+    "geometric_mean_coordinate_token_probability",
+    "geometric_mean_token_probability",
 ]
 
 DEFAULT_OUTPUTS: tuple[Output, ...] = ("polygons", "bbox")
+DEFAULT_LABEL = "object"
+"""The label, in other tools' formats, of what was asked for without a text."""
 MAX_SEED = 2**63 - 1
+MAX_SAMPLES = 16
+_SAMPLES_TEMPERATURE = 0.7
 
 UNION_TAG = "~"
 """First character of the tags that pydantic puts into error locations for a choice of types."""
@@ -124,7 +146,16 @@ class SegmentRequest(RequestModel):
     coordinates: Coordinates = Field(
         default="normalized",
         description="Unit of all coordinates in request and response: [0, 1], or pixels of the "
-        "displayed image (EXIF orientation applied).",
+        "displayed image (EXIF orientation applied). `svg`, `coco` and `labelme` are always in "
+        "pixels, `label_studio` in percent and `yolo` in [0, 1], as these formats have it.",
+    )
+    simplify: float | None = Field(
+        default=None,
+        ge=0,
+        description="Leave out vertices that lie within this distance of the outline without them "
+        "(Douglas-Peucker): pixels, or a share of the image's longer side where coordinates are "
+        "normalized. Every part keeps at least 3. All outputs show the simplified region; only the "
+        "points of a stream come as they are written.",
     )
     max_points: int | None = Field(default=None, ge=3, description="Most vertices of a region.")
     max_tokens: int | None = Field(default=None, ge=1, description="Most tokens of an answer.")
@@ -136,6 +167,19 @@ class SegmentRequest(RequestModel):
         description="Milliseconds after which what is unfinished is `truncated`, not waited for.",
     )
     stream: bool = Field(default=False, description="Answer with server-sent events.")
+    samples: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_SAMPLES,
+        description="Answers to each prompt. The one with the highest mean IoU with the others "
+        "counts, and that mean is its score. Needs a temperature above 0; 0.7 if none is given.",
+    )
+    refine: bool = Field(
+        default=False,
+        description="Ask again about a part of the image around the first answer: for small "
+        "objects, large images and sharp corners. The second answer counts if it means the same "
+        "object.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "SegmentRequest":
@@ -145,7 +189,23 @@ class SegmentRequest(RequestModel):
             raise PydanticCustomError("prompt_missing", "give prompt or prompts")
         if self.outputs is not None and self.task != "region":
             raise PydanticCustomError("return_not_applicable", "return is only for task region")
+        if self.simplify is not None and self.task != "region":
+            raise PydanticCustomError("simplify_not_applicable", "simplify is only for task region")
+        if self.task != "region" and (self.samples > 1 or self.refine):
+            raise PydanticCustomError(
+                "not_applicable", "samples and refine are only for task region"
+            )
+        if self.samples > 1 and self.sampling_temperature == 0:
+            raise PydanticCustomError(
+                "temperature_needed", "several samples need a temperature above 0"
+            )
         return self
+
+    @property
+    def sampling_temperature(self) -> float:
+        """The temperature; where several samples are asked for and none is given, 0.7."""
+        is_given = "temperature" in self.model_fields_set
+        return _SAMPLES_TEMPERATURE if self.samples > 1 and not is_given else self.temperature
 
     def items(self) -> tuple[PromptItem, ...]:
         """The prompts in order, strings as PromptItem."""
@@ -195,6 +255,29 @@ class Result(ResponseModel):
     polygons: list[list[list[float]]] | None = None
     rle: Rle | None = None
     png: str | None = Field(default=None, description="1-bit PNG of the mask, base64-encoded.")
+    svg: str | None = Field(default=None, description="An SVG document as large as the image.")
+    geojson: GeoJsonMultiPolygon | None = Field(
+        default=None,
+        description="The area as a valid MultiPolygon, overlap united, in the unit of `coordinates`"
+        " with y downwards.",
+    )
+    coco: CocoAnnotation | None = Field(
+        default=None,
+        description="A COCO annotation: id is index + 1, image_id is 1, and categories are numbered"
+        " from 1 in the order in which the prompts name them.",
+    )
+    labelme: LabelmeDocument | None = Field(
+        default=None, description="A labelme file; `imagePath` is for the client to fill in."
+    )
+    label_studio: list[LabelStudioResult] | None = Field(
+        default=None,
+        description="The `result` list of a prediction, for tags named `label` and `image`.",
+    )
+    yolo: str | None = Field(
+        default=None,
+        description="A line of YOLO segmentation labels; classes are numbered from 0 in the order "
+        "in which the prompts name them. Several parts are joined by bridges without width.",
+    )
     boxes: list[list[float]] | None = Field(default=None, description="For task box.")
     points: list[list[float]] | None = Field(default=None, description="For task point.")
     text: str | None = Field(default=None, description="For task text.")

@@ -91,7 +91,7 @@ async def segment(request: Request) -> Response:
 
 async def _job(request: Request) -> Job:
     services = services_of(request)
-    body = await _read_body(request, services.settings.body_timeout_s)
+    body = await read_request_body(request, services.settings.body_timeout_s)
     work = services.segmenter.prepare(
         body, request.headers.get("content-type", ""), request.state.request_id, request.state.times
     )
@@ -116,7 +116,7 @@ async def _chunks(
     yield DONE
 
 
-async def _read_body(request: Request, timeout_s: float) -> bytes:
+async def read_request_body(request: Request, timeout_s: float) -> bytes:
     """The whole body. Raises ApiError 408 body_timeout or 415 encoding_unsupported."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise ApiError(415, "encoding_unsupported", "compressed request bodies are not read")

@@ -1,0 +1,159 @@
+"""``samples`` and ``refine``: several answers to one prompt, of which one counts."""
+
+import base64
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simpleseg_polygon.codec import format_region
+from simpleseg_polygon.geometry import Box, Point, Region
+from simpleseg_server.engines.base import GenerationRequest
+from simpleseg_server.engines.scripted import Reply
+
+from .asking import answer, post, refusal
+from .conftest import CAPABILITIES, PhraseEngine, encoded
+from .test_stream import joined_polygons, stream
+
+LEFT = str([[[0.1, 0.2], [0.3, 0.2], [0.3, 0.4], [0.1, 0.4]]])
+NEARLY_LEFT = str([[[0.1, 0.2], [0.3, 0.2], [0.3, 0.42], [0.1, 0.42]]])
+RIGHT = str([[[0.7, 0.2], [0.9, 0.2], [0.9, 0.4]]])
+
+
+class InTurn(PhraseEngine):
+    """Gives its texts one after the other."""
+
+    def __init__(self, *texts: str) -> None:
+        super().__init__()
+        self.texts = list(texts)
+
+    def _pick(self, request: GenerationRequest) -> Reply:
+        return Reply(self.texts.pop(0))
+
+
+def ask(make_client: Any, engine: PhraseEngine, image64: str, **fields: Any) -> Any:
+    with make_client(engine) as client:
+        return answer(client, image=image64, prompt="x", **fields)
+
+
+def test_the_answer_that_agrees_most_counts(make_client: Any, image64: str) -> None:
+    engine = InTurn(RIGHT, LEFT, NEARLY_LEFT, "[].", LEFT)
+    body = ask(make_client, engine, image64, samples=5, seed=7)
+    (result,) = body["results"]
+    assert str(result["polygons"]) == LEFT
+    assert result["score_type"] == "sample_agreement"
+    assert result["score"] == pytest.approx((0 + 0.91 + 0 + 1) / 4, abs=0.01)
+    assert [r.seed for r in engine.requests] == [7, 8, 9, 10, 11]
+    assert {r.temperature for r in engine.requests} == {0.7}
+    assert body["usage"]["prompt_tokens"] == 5 * 16
+
+
+def test_most_say_that_it_is_not_there(make_client: Any, image64: str) -> None:
+    engine = InTurn("[].", LEFT, "[].")
+    (result,) = ask(make_client, engine, image64, samples=3, temperature=1.0)["results"]
+    assert (result["status"], result["polygons"]) == ("empty", [])
+
+
+def test_a_failed_sample_is_left_out(make_client: Any, image64: str) -> None:
+    class Failing(InTurn):
+        def _pick(self, request: GenerationRequest) -> Reply:
+            text = self.texts.pop(0)
+            return Reply(text, fault="error") if text == "fail" else Reply(text)
+
+    (result,) = ask(make_client, Failing("fail", LEFT), image64, samples=2)["results"]
+    assert str(result["polygons"]) == LEFT
+    assert result["score_type"] != "sample_agreement"
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"samples": 2, "temperature": 0}, "temperature_needed"),
+        ({"samples": 0}, "value_out_of_range"),
+        ({"samples": 17}, "value_out_of_range"),
+        ({"samples": 2, "task": "box"}, "not_applicable"),
+        ({"refine": True, "task": "point"}, "not_applicable"),
+    ],
+)
+def test_refusals(client: Any, image64: str, fields: dict[str, Any], code: str) -> None:
+    assert refusal(post(client, image=image64, prompt="x", **fields))[:2] == (422, code)
+
+
+class Seeing(PhraseEngine):
+    """Outlines the blue pixels' box in the picture that it is shown, to whole hundredths at first
+    sight and exactly when it sees a part; ``wrong`` is said of a part instead."""
+
+    def __init__(self, wrong: str | None = None) -> None:
+        super().__init__(CAPABILITIES)
+        self.wrong = wrong
+
+    def _pick(self, request: GenerationRequest) -> Reply:
+        blue = request.image_hw3[..., 2] > 128
+        if len(self.requests) > 1 and self.wrong is not None:
+            return Reply(self.wrong)
+        ys, xs = np.nonzero(blue)
+        height, width = blue.shape
+        box = Box(
+            xs.min() / width, ys.min() / height, (xs.max() + 1) / width, (ys.max() + 1) / height
+        )
+        return Reply(format_region(Region((box.ring(),))) + ".")
+
+
+def large_picture() -> tuple[str, Box]:
+    """A blue rectangle in a picture that is larger than the engine takes: it is seen at a ninth of
+    its size."""
+    picture = Image.new("RGB", (576, 576), "red")
+    picture.paste("blue", (201, 307, 263, 341))
+    return base64.b64encode(encoded(picture)).decode(), Box(201, 307, 263, 341)
+
+
+def corners(result: dict[str, Any]) -> Box:
+    (ring,) = result["polygons"]
+    return Box(*ring[0], *ring[2])
+
+
+def furthest(a: Box, b: Box) -> float:
+    return max(abs(x - y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_second_look_is_finer(make_client: Any) -> None:
+    image64, truth = large_picture()
+    coarse = ask(make_client, Seeing(), image64, coordinates="pixel")["results"][0]
+    engine = Seeing()
+    fine = ask(make_client, engine, image64, coordinates="pixel", refine=True)["results"][0]
+    assert furthest(corners(coarse), truth) > 2 * furthest(corners(fine), truth)
+    assert furthest(corners(fine), truth) < 1.3
+    assert fine["bbox"] == pytest.approx(list(corners(fine)), abs=0.01)
+    assert fine["area"] == pytest.approx(62 * 34 / 576**2, rel=0.05)
+    assert len(engine.requests) == 2
+    assert engine.requests[0].instruction == engine.requests[1].instruction
+    assert engine.requests[0].image_key != engine.requests[1].image_key
+
+
+@pytest.mark.parametrize("wrong", ["[].", RIGHT, "nonsense"])
+def test_a_second_look_at_something_else_is_dropped(make_client: Any, wrong: str) -> None:
+    image64, _ = large_picture()
+    body = ask(make_client, Seeing(wrong), image64, refine=True)
+    assert body["results"][0]["status"] == "ok"
+    assert [w["code"] for w in body["warnings"]] == ["not_refined"]
+    assert body["usage"]["prompt_tokens"] == 2 * 16
+
+
+def test_nothing_found_needs_no_second_look(make_client: Any, image64: str) -> None:
+    engine = InTurn("[].")
+    assert ask(make_client, engine, image64, refine=True)["results"][0]["status"] == "empty"
+    assert len(engine.requests) == 1
+
+
+def test_a_stream_tells_the_chosen_answer(make_client: Any) -> None:
+    image64, truth = large_picture()
+    with make_client(Seeing()) as client:
+        events = stream(client, image=image64, prompt="x", refine=True, coordinates="pixel")
+    (result,) = events[-1][1]["response"]["results"]
+    assert joined_polygons(events, 0) == result["polygons"]
+    assert abs(result["polygons"][0][0][0] - truth.x0) < 2
+
+
+def test_points_are_normalised_to_the_whole() -> None:
+    assert Box(0.5, 0.0, 1.0, 0.5).place(Point(0.0, 1.0)) == Point(0.5, 0.5)
