@@ -35,6 +35,7 @@ from simpleseg_server.engines.item_limit import (
 from simpleseg_server.engines.picture import stretched
 from simpleseg_server.engines.profiles import Profile, longest_context
 from simpleseg_server.engines.prompting import Prompter
+from simpleseg_server.engines.stages import stage
 from simpleseg_server.engines.vllm_backend import (
     Backend,
     Chunk,
@@ -52,7 +53,8 @@ def start_vllm(launch: Launch) -> Backend:
     from simpleseg_server.engines import vllm_environment
 
     vllm_environment.prepare()
-    from simpleseg_server.engines.vllm_compat import VllmBackend  # imports vllm, for some seconds
+    with stage("import_vllm"):
+        from simpleseg_server.engines.vllm_compat import VllmBackend
 
     return VllmBackend.start(launch)
 
@@ -101,19 +103,25 @@ class VllmEngine:
         """Load the model, then answer one request of every task: that builds the grammars, runs
         the vision tower and compiles what vLLM compiles for log-probabilities."""
         try:
-            self._model = await asyncio.to_thread(_ServedModel, self._path, self._options)
+            with stage("tokenizer"):
+                self._model = await asyncio.to_thread(_ServedModel, self._path, self._options)
             self._backend = await asyncio.to_thread(self._start_backend, self._model.launch)
-            await self._backend.ready()
-            for target in TARGETS:
-                request = warm_up_request(target, self.capabilities.input_hw)
-                async with aclosing(self.generate(request)) as deltas:
-                    async for _ in deltas:
-                        pass
+            with stage("image_processor"):
+                await self._backend.ready()
+            with stage("warm_up"):
+                await self._warm_up()
         except Exception as error:
             await self.close()
             if isinstance(error, EngineError):
                 raise
             raise EngineError(f"cannot serve {self._path} with vLLM: {error}") from error
+
+    async def _warm_up(self) -> None:
+        for target in TARGETS:
+            request = warm_up_request(target, self.capabilities.input_hw)
+            async with aclosing(self.generate(request)) as deltas:
+                async for _ in deltas:
+                    pass
 
     async def close(self) -> None:
         """Stop; running requests get EngineDeadError. Idempotent."""

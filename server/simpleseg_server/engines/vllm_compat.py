@@ -31,6 +31,7 @@ from vllm.v1.metrics.prometheus import get_prometheus_registry
 from vllm.v1.sample.rejection_sampler import expand_batch_to_tokens
 
 from simpleseg_server.engines.base import EngineDeadError, EngineError, PromptRefusedError
+from simpleseg_server.engines.stages import stage
 from simpleseg_server.engines.vllm_backend import (
     Adapter,
     Chunk,
@@ -66,8 +67,11 @@ class VllmBackend:
     def start(cls, launch: Launch, **more: Any) -> "VllmBackend":
         """A vLLM of our own. Blocks for tens of seconds; ``shutdown`` blocks too. ``more`` are
         vLLM's own arguments, over ours."""
-        config = engine_args(launch, **more).create_engine_config()
-        return cls(AsyncLLM.from_vllm_config(config), launch, is_owner=True)
+        with stage("vllm_config"):
+            config = engine_args(launch, **more).create_engine_config()
+        with stage("engine_process"):
+            client = AsyncLLM.from_vllm_config(config)
+        return cls(client, launch, is_owner=True)
 
     @property
     def is_dead(self) -> bool:

@@ -1,6 +1,7 @@
 """The vLLM engine's own part, on a backend that a test scripts: no vLLM is needed."""
 
 import asyncio
+import logging
 import math
 import re
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
@@ -125,6 +126,17 @@ def bench(qwen3_checkpoint: Path, tokenizer: Tokenizer) -> Iterator[Bench]:
     bench = Bench(qwen3_checkpoint, tokenizer, VllmOptions(dtype="float32"))
     yield bench
     asyncio.run(bench.engine.close())
+
+
+def test_start_tells_where_its_time_goes(
+    qwen3_checkpoint: Path, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "simpleseg_server"):
+        Bench(qwen3_checkpoint, tokenizer, VllmOptions())
+    fields = [vars(record)["fields"] for record in caplog.records]
+    # Between the first two the real backend tells of its own stages.
+    assert [entry["stage"] for entry in fields] == ["tokenizer", "image_processor", "warm_up"]
+    assert all(entry["seconds"] >= 0 for entry in fields)
 
 
 def test_start_warms_every_task_up(bench: Bench) -> None:
