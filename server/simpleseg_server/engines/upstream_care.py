@@ -123,7 +123,7 @@ class UpstreamCare:
             upstream.breaker.succeed()
             logger.info("upstream %s serves %s", upstream.address.url, upstream.model)
         else:
-            upstream.fail()
+            upstream.breaker.fail()
             if str(verdict) != str(self._verdicts.get(upstream)):
                 logger.warning("upstream is not used: %s", verdict)
         self._verdicts[upstream] = verdict

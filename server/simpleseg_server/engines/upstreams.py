@@ -93,7 +93,7 @@ class Breaker:
         self._state = "closed"
 
     def fail(self, *, decisive: bool = False) -> None:
-        """An answer failed. What was under way when it opened does not count again."""
+        """An answer or a trial failed; nothing where it is open already."""
         if self._state == "open":
             return
         self._failures += 1
@@ -136,12 +136,14 @@ class Upstream:
         return self.running / self.address.weight
 
     def succeed(self) -> None:
-        """It answered. Late answers do not admit an upstream: only its trial does."""
-        if self.breaker.state != "open":
+        """It answered. While it is out, only its trial decides, not what began before."""
+        if self.is_available:
             self.breaker.succeed()
 
     def fail(self, *, decisive: bool = False) -> None:
         """It did not answer; wakes whoever waits for ``opened`` where that was enough."""
+        if not self.is_available:
+            return
         self.breaker.fail(decisive=decisive)
         if self.breaker.state == "open":
             self.opened.set()
