@@ -243,11 +243,13 @@ class Segmenter:
         return Outcome(answers, result, [*warnings, *result_warnings(answers.notes, index)])
 
     async def _answers(self, job: Job, index: int, follower: Follower) -> Answers:
-        """The answer to one prompt. What takes several answers is followed when one is chosen."""
+        """The answer to one prompt. It is followed as it is written only where that is what will be
+        in the result."""
         request = job.call.request
-        if request.samples == 1 and not request.refine:
-            return Answers.only(await self._ask(job, job.image, index, follower))
         silent = self.progress(job, index)
+        if request.samples == 1 and not request.refine:
+            live = silent if request.simplify else follower
+            return Answers.only(await self._ask(job, job.image, index, live))
         asked = [self._ask(job, job.image, index, silent, n) for n in range(request.samples)]
         answers = await self.work(consensus, await asyncio.gather(*asked))
         if request.refine and isinstance(answers.chosen, Answer):

@@ -1,7 +1,6 @@
 """What is told of an answer while the engine writes it."""
 
-from collections.abc import Callable, Iterable
-from itertools import starmap
+from collections.abc import Callable
 from typing import Protocol
 
 from simpleseg.schema import PointsDelta, PolygonDone, Result, ResultDone, StreamEvent, Task
@@ -16,7 +15,7 @@ Listener = Callable[[StreamEvent], None]
 class Follower(Protocol):
     """Follows one answer: ``read`` every piece, ``finish`` after the last, ``done`` when parsed.
 
-    An answer that was chosen from several is told to ``done`` alone.
+    An answer that was chosen from several, or is changed in the result, is told to ``done`` alone.
     """
 
     def read(self, delta: Delta) -> None: ...
@@ -55,13 +54,14 @@ class Progress:
             self._tell(self._reader.finish())
             self._done(len(self._points))
 
-    def done(self, answer: Answer, result: Result) -> None:
-        if self._reader is not None and not self._is_read:
-            self._tell(starmap(NewPoints, enumerate(answer.region.value.parts)))
-            self._done(len(self._points))
+    def done(self, _: Answer, result: Result) -> None:
+        if not self._is_read:
+            for polygon, ring in enumerate(result.polygons or ()):
+                self._send(PointsDelta(result=self._index, polygon=polygon, points=ring))
+                self._send(PolygonDone(result=self._index, polygon=polygon, n_points=len(ring)))
         self._send(ResultDone(result=result))
 
-    def _tell(self, news: Iterable[NewPoints]) -> None:
+    def _tell(self, news: tuple[NewPoints, ...]) -> None:
         for new in news:
             self._times.mark("first_point")
             self._done(new.part)

@@ -208,3 +208,13 @@ def test_every_event_is_in_the_contract(client: Any, engine: Any, image64: str) 
     adapter: TypeAdapter[StreamEvent] = TypeAdapter(StreamEvent)
     for name, data in stream(client, image=image64, prompt="x"):
         assert adapter.validate_python(data).type == name
+
+
+def test_a_simplified_stream_joins_to_the_simplified_polygons(
+    client: Any, engine: Any, image64: str
+) -> None:
+    engine.default = Reply("[[[0.1, 0.2], [0.3, 0.201], [0.5, 0.2], [0.5, 0.9]]].")
+    events = stream(client, image=image64, prompt="x", simplify=0.01)
+    (result,) = events[-1][1]["response"]["results"]
+    assert joined_polygons(events, 0) == result["polygons"]
+    assert len(result["polygons"][0]) == 3

@@ -154,8 +154,7 @@ class SegmentRequest(RequestModel):
         ge=0,
         description="Leave out vertices that lie within this distance of the outline without them "
         "(Douglas-Peucker): pixels, or a share of the image's longer side where coordinates are "
-        "normalized. Every part keeps at least 3. All outputs show the simplified region; only the "
-        "points of a stream come as they are written.",
+        "normalized. Every part keeps at least 3. All outputs show the simplified region.",
     )
     max_points: int | None = Field(default=None, ge=3, description="Most vertices of a region.")
     max_tokens: int | None = Field(default=None, ge=1, description="Most tokens of an answer.")
@@ -388,7 +387,8 @@ class Created(EventModel):
 class PointsDelta(EventModel):
     """Whole vertices, to be appended to a polygon of a result, in the unit of ``coordinates``.
 
-    A result's deltas, joined, are its final ``polygons``; none is ever taken back.
+    A result's deltas, joined, are its final ``polygons``; none is ever taken back. With
+    ``samples``, ``refine`` or ``simplify`` they come when the result is known.
     """
 
     type: Literal["segmentation.points.delta"] = "segmentation.points.delta"
