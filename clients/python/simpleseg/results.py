@@ -3,13 +3,34 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from simpleseg.drawing import PALETTE, Color, draw_label, draw_region, enlarged
-from simpleseg.schema import Result, ResultWarning, SegmentResponse, Status
+from simpleseg.formats import (
+    coco_annotation,
+    geojson_multipolygon,
+    label_studio_results,
+    labelme_document,
+    labelme_shapes,
+    svg_document,
+    yolo_line,
+)
+from simpleseg.formats.coco import CocoAnnotation
+from simpleseg.formats.geojson import GeoJsonMultiPolygon
+from simpleseg.formats.label_studio import LabelStudioResult
+from simpleseg.formats.labelme import LabelmeDocument
+from simpleseg.schema import (
+    DEFAULT_LABEL,
+    Coordinates,
+    Result,
+    ResultWarning,
+    SegmentResponse,
+    Status,
+)
 from simpleseg_polygon.geometry import Box, ImageSize, Point, Region, Ring, signed_area
 from simpleseg_polygon.raster import region_to_mask
 
@@ -48,6 +69,11 @@ class Segmentation:
         return [[(x, y) for x, y in ring] for ring in self.region.parts]
 
     @property
+    def label(self) -> str:
+        """The phrase that was asked, or "object": the label in other tools' formats."""
+        return self.prompt or DEFAULT_LABEL
+
+    @property
     def point_count(self) -> int:
         """How many vertices the region has, over all parts."""
         return self.region.vertex_count
@@ -59,6 +85,67 @@ class Segmentation:
     @cached_property
     def _mask(self) -> NDArray[np.bool_]:
         return region_to_mask(self.region, self.size_hw)
+
+    def to_svg(self) -> str:
+        """The region as an SVG document of the image's size, in pixels."""
+        return svg_document(self.region, self.size_hw, self.label)
+
+    def to_geojson(self, *, coordinates: Coordinates = "pixel") -> GeoJsonMultiPolygon:
+        """The area as a valid GeoJSON MultiPolygon, y downwards, overlap united.
+
+        Raises TooComplexError where the outlines cross too often, as do the methods below.
+        """
+        return geojson_multipolygon(self.region, self.size_hw, coordinates=coordinates)
+
+    def to_coco(
+        self,
+        *,
+        image_id: int = 1,
+        category_id: int = 1,
+        segmentation: Literal["polygons", "rle"] = "polygons",
+    ) -> CocoAnnotation:
+        """A COCO annotation; ``simpleseg.formats.coco_dataset`` makes a document of several.
+
+        Outlines that cross too often become an RLE.
+        """
+        return coco_annotation(
+            self.region,
+            self.size_hw,
+            annotation_id=self.index + 1,
+            image_id=image_id,
+            category_id=category_id,
+            score=self.score,
+            segmentation=segmentation,
+        )
+
+    def to_labelme(self, image_path: str = "") -> LabelmeDocument:
+        """A labelme file; ``image_path`` is the image's, relative to the file.
+
+        ``shapes`` of several results may be put into one.
+        """
+        shapes = labelme_shapes(self.region, self.size_hw, self.label, group_id=self.index + 1)
+        return labelme_document(shapes, self.size_hw, image_path)
+
+    def to_label_studio(
+        self, *, from_name: str = "label", to_name: str = "image"
+    ) -> list[LabelStudioResult]:
+        """The ``result`` list of a Label Studio prediction, points in percent.
+
+        The names are those of the <PolygonLabels> and <Image> tags of the labelling interface.
+        """
+        return label_studio_results(
+            self.region,
+            self.size_hw,
+            self.label,
+            score=self.score,
+            from_name=from_name,
+            to_name=to_name,
+            id_prefix=f"simpleseg-{self.index}",
+        )
+
+    def to_yolo(self, class_id: int = 0) -> str:
+        """A line of YOLO segmentation labels; "" for an empty region."""
+        return yolo_line(self.region, class_id)
 
     def overlay(
         self,
@@ -103,8 +190,7 @@ def _draw(result: Segmentation, picture: Image.Image, color: Color) -> Image.Ima
         picture = draw_region(picture, result.region, color)
         top = min(_largest_part(result.region), key=lambda point: point.y)
         corner = (top.x * picture.width, top.y * picture.height)
-    name = result.prompt or "object"
-    label = name if result.status == "ok" else f"{name} ({result.status})"
+    label = result.label if result.status == "ok" else f"{result.label} ({result.status})"
     draw_label(picture, label, corner, color)
     return picture
 
