@@ -1,5 +1,6 @@
 """The application: routes, error shape and life cycle around one engine."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -12,8 +13,9 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 
 from simpleseg import __version__
+from simpleseg.chat_schema import ChatRequest
 from simpleseg.schema import SegmentRequest
-from simpleseg_server.auth import KeyGuard, document_keys
+from simpleseg_server.auth import PROBES, KeyGuard, document_keys
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import Engine
 from simpleseg_server.errors import ApiError, ClientGone, from_http_exception, render
@@ -21,9 +23,10 @@ from simpleseg_server.images import install_bomb_guard
 from simpleseg_server.keeper import EngineKeeper
 from simpleseg_server.keys import KeyRing
 from simpleseg_server.middleware import CLIENT_CLOSED, BodyLimit, RequestContext
-from simpleseg_server.routes import operations, segment
+from simpleseg_server.routes import chat, operations, segment
 from simpleseg_server.services import Services
 from simpleseg_server.telemetry import Metrics
+from simpleseg_server.tracing import Tracer, Tracing
 
 _REFUSAL = {
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
@@ -36,13 +39,19 @@ def _stay() -> None:
 
 
 def create_app(
-    settings: Settings, engine: Engine, *, on_engine_failure: Callable[[], None] = _stay
+    settings: Settings,
+    engine: Engine,
+    *,
+    on_engine_failure: Callable[[], None] = _stay,
+    tracer: Tracer | None = None,
 ) -> FastAPI:
     """The server as an ASGI application. Its lifespan starts and closes the engine.
 
     The engine loads in the background: until it is ready, ``/readyz`` and ``/segment`` answer 503.
-    Where it cannot start, ``on_engine_failure`` is called and ``/livez`` answers 503.
+    Where it cannot start, ``on_engine_failure`` is called and ``/livez`` answers 503. Without
+    ``tracer`` the settings say whether there is one. Raises ConfigError.
     """
+    tracer = tracer or Tracer.of(settings)
     install_bomb_guard(settings.max_image_pixels)
     metrics = Metrics()
     workers = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="simpleseg-worker")
@@ -57,6 +66,8 @@ def create_app(
         finally:
             await keeper.close()
             workers.shutdown(wait=True, cancel_futures=True)
+            if tracer is not None:
+                await asyncio.to_thread(tracer.close)
 
     app = FastAPI(
         title="SimpleSeg server",
@@ -64,21 +75,25 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
-        middleware=surroundings(settings, metrics),
+        middleware=surroundings(settings, metrics, tracer),
         exception_handlers=ERROR_HANDLERS,
     )
     app.state.services = services
     app.include_router(segment.router)
+    app.include_router(chat.router)
     app.include_router(operations.router)
     app.include_router(operations.models_router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
-def surroundings(settings: Settings, metrics: Metrics) -> list[Middleware]:
+def surroundings(
+    settings: Settings, metrics: Metrics, tracer: Tracer | None = None
+) -> list[Middleware]:
     """What surrounds the routes, the outermost first. Raises ConfigError for a bad file of keys."""
     return [
         Middleware(RequestContext, metrics=metrics),
+        Middleware(Tracing, tracer=tracer, untraced=PROBES | {"/metrics"}),
         Middleware(
             KeyGuard,
             ring=KeyRing(settings),
@@ -130,10 +145,11 @@ def create_ops_app(services: Services) -> FastAPI:
 
 
 def add_request_schema(document: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAPI document with the request schema that the framework does not see: ``/segment``
-    reads its body itself."""
-    schema = SegmentRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    document["components"]["schemas"] |= schema.pop("$defs") | {"SegmentRequest": schema}
+    """The OpenAPI document with the request schemas that the framework does not see: the routes
+    read their bodies themselves."""
+    for model in (SegmentRequest, ChatRequest):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        document["components"]["schemas"] |= schema.pop("$defs") | {model.__name__: schema}
     return document
 
 

@@ -136,6 +136,8 @@ class Settings(BaseModel):
     """Prompts in a request."""
     max_prompt_bytes: Positive = 8192
     """The longest text of a prompt."""
+    max_chat_bytes: Positive = 65_536
+    """The longest conversation, all texts together."""
     default_max_points: Annotated[int, Field(ge=3)] | None = None
     """Vertices of a region where the request says nothing."""
     max_points: Annotated[int, Field(ge=3)] = 1024

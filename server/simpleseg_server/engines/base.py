@@ -120,7 +120,7 @@ class Capabilities:
     ``max_pixels`` is the area beyond which the engine scales images down; the server may scale
     larger images before handing them over. ``input_hw`` is set where the model was trained on one
     fixed size: then images are stretched to exactly it (coordinates are normalised, so answers
-    need no mapping back).
+    need no mapping back). ``logprobs``: tokens come with log-probabilities.
     """
 
     engine: str
@@ -130,6 +130,7 @@ class Capabilities:
     max_concurrency: int
     max_pixels: int
     input_hw: tuple[int, int] | None = None
+    logprobs: bool = True
 
 
 class EngineError(Exception):

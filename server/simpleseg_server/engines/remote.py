@@ -282,6 +282,7 @@ class RemoteEngine:
             max_concurrency=options.max_concurrency,
             max_pixels=height * width or options.max_pixels,
             input_hw=options.input_hw,
+            logprobs=options.logprobs,
         )
 
 
