@@ -61,6 +61,10 @@ def engine_unavailable(retry_after_s: float, message: str = "the engine is not r
     return ApiError(503, "engine_unavailable", message, retry_after_s=retry_after_s)
 
 
+def model_not_found(param: str | None) -> ApiError:
+    return ApiError(404, "model_not_found", "no such model is served", param=param)
+
+
 def queue_timeout(retry_after_s: float) -> ApiError:
     return ApiError(
         503, "queue_timeout", "no answer was begun in time", retry_after_s=retry_after_s

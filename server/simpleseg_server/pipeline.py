@@ -35,7 +35,13 @@ from simpleseg_server.engines.base import (
     PromptRefusedError,
 )
 from simpleseg_server.engines.base import Usage as EngineUsage
-from simpleseg_server.errors import ApiError, engine_unavailable, overloaded, queue_timeout
+from simpleseg_server.errors import (
+    ApiError,
+    engine_unavailable,
+    model_not_found,
+    overloaded,
+    queue_timeout,
+)
 from simpleseg_server.images import DecodedImage, EngineSize, decode, is_mismatch
 from simpleseg_server.progress import Follower, Listener, Progress
 from simpleseg_server.representations import Wanted
@@ -213,7 +219,7 @@ class Segmenter:
         """Refuse what this server or its model does not serve, before any costly work."""
         request, settings, capabilities = call.request, self.settings, self.engine.capabilities
         if request.model not in (None, capabilities.model):
-            raise ApiError(404, "model_not_found", "no such model is served", param="model")
+            raise model_not_found("model")
         if request.task not in capabilities.targets:
             raise ApiError(422, "task_unsupported", "the model has no such task", param="task")
         if len(call.items) > settings.max_prompts:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from simpleseg import __version__
 from simpleseg.schema import ErrorResponse, Health, ModelInfo, ModelList, Version
 from simpleseg_polygon.grammar import fingerprint
+from simpleseg_server.errors import model_not_found
 from simpleseg_server.services import services_of
 
 router = APIRouter(responses={503: {"model": ErrorResponse}})
@@ -51,14 +52,29 @@ async def metrics(request: Request) -> Response:
 
 @models_router.get("/v1/models", summary="The served model, in the shape of OpenAI's list")
 async def models(request: Request) -> ModelList:
+    return ModelList(data=[_served(request)])
+
+
+@models_router.get(
+    "/v1/models/{model_id:path}",
+    summary="One model, in the shape of OpenAI's",
+    responses={404: {"model": ErrorResponse}},
+)
+async def model(request: Request, model_id: str) -> ModelInfo:
+    served = _served(request)
+    if model_id != served.id:
+        raise model_not_found(None)
+    return served
+
+
+def _served(request: Request) -> ModelInfo:
     keeper = services_of(request).keeper
     keeper.require_ready()
     capabilities = keeper.engine.capabilities
-    model = ModelInfo(
+    return ModelInfo(
         id=capabilities.model,
         created=_STARTED,
         owned_by="simpleseg",
-        capabilities=["segment"],
+        capabilities=["segment", "chat"],
         tasks=list(capabilities.targets),
     )
-    return ModelList(data=[model])
