@@ -17,6 +17,8 @@ from simpleseg_training.export import fast_tokenizer, write_checkpoint
 from simpleseg_training.model import ModelSize, new_model
 from simpleseg_training.tokenizer import cut_tokenizer, qwen_tokenizer_file
 
+from .fake_upstream import Asked, FakeUpstream, Plan
+from .remote_support import MakeUpstream, usual
 from .support import StartEngine
 
 IMAGE_PX = 64
@@ -82,6 +84,23 @@ def start_engine() -> Iterator[StartEngine]:
     yield start
     for engine in engines.values():
         asyncio.run(engine.close())
+
+
+@pytest.fixture
+def make_upstream() -> Iterator[MakeUpstream]:
+    """A server that answers every request but those that warm up by ``plan``."""
+    made: list[FakeUpstream] = []
+
+    def make(**plan: Any) -> FakeUpstream:
+        def script(asked: Asked) -> Plan:
+            return Plan(usual(asked)) if asked.warms_up else Plan(**{"text": usual(asked)} | plan)
+
+        made.append(FakeUpstream(script))
+        return made[-1]
+
+    yield make
+    for upstream in made:
+        upstream.close()
 
 
 def _qwen25_config(tokenizer: Tokenizer) -> Qwen2_5_VLConfig:

@@ -1,4 +1,4 @@
-"""The remote engine against servers on real sockets that fail in every way they can."""
+"""The remote engine: what it asks, what it makes of the answers, its start and its end."""
 
 import asyncio
 import base64
@@ -6,8 +6,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -16,93 +15,24 @@ import pytest
 from PIL import Image
 
 from simpleseg_server.engines.base import (
-    EngineAwayError,
     EngineDeadError,
     EngineError,
-    EngineOverloadedError,
-    GenerationRequest,
 )
+from simpleseg_server.engines.picture import ImageFormat, data_url
 from simpleseg_server.engines.remote import RemoteEngine, RemoteOptions
-from simpleseg_server.engines.upstream_http import Timeouts
-from simpleseg_server.engines.upstreams import Address, choose
+from simpleseg_server.engines.upstreams import Address
 
-from .fake_upstream import Asked, FakeUpstream, Plan
+from .fake_upstream import Plan
+from .remote_support import (
+    CUT,
+    REGION,
+    MakeUpstream,
+    ask_for,
+    options,
+    running,
+    until,
+)
 from .support import IMAGES, answer, ask
-
-REGION = "[[[0.1, 0.1], [0.5, 0.1], [0.5, 0.5], [0.1, 0.5]]]."
-CUT = "[[[0.1, 0.1], [0.5, 0.1], [0.5, 0.5]]]"
-ANSWERS = {"bounding box": "[0.1, 0.1, 0.5, 0.5].", "point": "[0.25, 0.75].", "Describe": "a thing"}
-QUICK = Timeouts(connect_s=2.0, probe_s=1.0, first_token_s=0.5, idle_s=0.4)
-PATIENT = Timeouts(connect_s=5.0, probe_s=5.0, first_token_s=20.0, idle_s=20.0)
-
-
-def usual(asked: Asked) -> str:
-    found = [text for words, text in ANSWERS.items() if words in asked.instruction]
-    return found[0] if found else REGION
-
-
-MakeUpstream = Callable[..., FakeUpstream]
-
-
-@pytest.fixture
-def make_upstream() -> Iterator[MakeUpstream]:
-    """A server that answers every request but those that warm up by ``plan``."""
-    made: list[FakeUpstream] = []
-
-    def make(**plan: Any) -> FakeUpstream:
-        def script(asked: Asked) -> Plan:
-            return Plan(usual(asked)) if asked.warms_up else Plan(**{"text": usual(asked)} | plan)
-
-        made.append(FakeUpstream(script))
-        return made[-1]
-
-    yield make
-    for upstream in made:
-        upstream.close()
-
-
-def options(*upstreams: FakeUpstream, **changes: Any) -> RemoteOptions:
-    addresses = tuple(Address(upstream.url) for upstream in upstreams)
-    return RemoteOptions(addresses, **{"timeouts": PATIENT, "probe_interval_s": 0.1} | changes)
-
-
-@asynccontextmanager
-async def running(*upstreams: FakeUpstream, **changes: Any) -> AsyncIterator[RemoteEngine]:
-    engine = RemoteEngine(options(*upstreams, **changes))
-    await engine.start()
-    try:
-        yield engine
-    finally:
-        await engine.close()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.005)
-
-
-async def collect(engine: RemoteEngine, texts: list[str]) -> None:
-    async for delta in engine.generate(ask(0)):
-        texts.append(delta.text)
-
-
-def is_well(engine: RemoteEngine) -> bool:
-    try:
-        engine.check_health()
-    except EngineAwayError:
-        return False
-    return True
-
-
-def ask_for(engine: RemoteEngine, number: int) -> GenerationRequest:
-    """A request on an image of upstream ``number``."""
-    upstreams = engine._upstreams
-    keys = (f"image {n}" for n in range(1000))
-    wanted = upstreams[number]
-    return replace(ask(0), image_key=next(k for k in keys if choose(upstreams, k, ()) is wanted))
-
 
 # Requests and answers.
 
@@ -151,16 +81,13 @@ def test_images_are_stretched_or_scaled_as_the_model_wants(make_upstream: MakeUp
 def test_an_image_is_encoded_once_for_all_its_prompts(
     make_upstream: MakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from simpleseg_server.engines import image_urls
-
     calls: list[int] = []
-    encode = image_urls.data_url
 
-    def counting(*arguments: Any) -> str:
+    def counting(image: Image.Image, image_format: ImageFormat) -> str:
         calls.append(1)
-        return encode(*arguments)
+        return data_url(image, image_format)
 
-    monkeypatch.setattr(image_urls, "data_url", counting)
+    monkeypatch.setattr("simpleseg_server.engines.image_urls.data_url", counting)
     upstream = make_upstream()
 
     async def run() -> None:
@@ -288,263 +215,6 @@ def test_each_upstream_gets_its_own_key_and_no_log_has_one(
     assert "upstream failed" in caplog.text
     assert "sesame" not in caplog.text
     assert "abracadabra" not in caplog.text
-
-
-# Faults.
-
-
-FAILURES = [
-    {"status": 500},
-    {"status": 502},
-    {"status": 401},
-    {"status": 404},
-    {"status": 302, "headers": {"location": "http://127.0.0.1:9/"}},
-    {"fault": "reset"},
-    {"fault": "end"},
-    {"fault": "garbage"},
-    {"fault": "error event"},
-    {"fault": "html"},
-    {"fault": "stall"},
-    {"fault": "ping"},  # alive, and writes nothing
-    {"finish_reason": "abort", "text": ""},
-]
-
-
-@pytest.mark.parametrize("plan", FAILURES, ids=str)
-def test_a_request_that_fails_before_its_first_token_is_answered_by_another_upstream(
-    make_upstream: MakeUpstream, plan: dict[str, Any]
-) -> None:
-    bad, good = make_upstream(**plan), make_upstream()
-
-    async def run() -> None:
-        async with running(bad, good, timeouts=QUICK, failures_to_open=99) as engine:
-            assert (await answer(engine, ask_for(engine, 0))).text == REGION
-
-    asyncio.run(run())
-    assert (len(bad.answered), len(good.answered)) == (1, 1)
-
-
-@pytest.mark.parametrize("plan", FAILURES, ids=str)
-def test_a_single_upstream_that_fails_is_an_engine_error_and_may_be_asked_again(
-    make_upstream: MakeUpstream, plan: dict[str, Any]
-) -> None:
-    upstream = make_upstream(**plan)
-
-    async def run() -> None:
-        async with running(upstream, timeouts=QUICK) as engine:
-            with pytest.raises(EngineError) as raised:
-                await answer(engine, ask(0))
-            assert type(raised.value) is EngineError
-            engine.check_health()
-            upstream.script = lambda asked: Plan(usual(asked))
-            assert (await answer(engine, ask(0))).text == REGION
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize("fault", ["reset", "end", "stall", "ping", "garbage", "error event"])
-def test_an_answer_that_breaks_off_is_an_error_and_is_not_begun_again(
-    make_upstream: MakeUpstream, fault: str
-) -> None:
-    upstreams = [make_upstream(fault=fault, fault_after=3) for _ in range(2)]
-
-    async def run() -> None:
-        async with running(*upstreams, timeouts=QUICK) as engine:
-            texts: list[str] = []
-            with pytest.raises(EngineError, match="broke off"):
-                await collect(engine, texts)
-            assert REGION.startswith("".join(texts))
-            assert texts
-            engine.check_health()
-
-    asyncio.run(run())
-    assert sum(len(upstream.answered) for upstream in upstreams) == 1
-
-
-@pytest.mark.parametrize("status", [400, 413, 422])
-def test_a_request_at_fault_fails_alone(make_upstream: MakeUpstream, status: int) -> None:
-    upstreams = [make_upstream(status=status) for _ in range(2)]
-
-    async def run() -> None:
-        async with running(*upstreams, failures_to_open=1) as engine:
-            for _ in range(3):
-                with pytest.raises(EngineError, match=f"status {status}"):
-                    await answer(engine, ask(0))
-            engine.check_health()
-            assert all(one.is_available for one in engine._upstreams)
-
-    asyncio.run(run())
-    assert sum(len(upstream.answered) for upstream in upstreams) == 3
-
-
-def test_a_refusal_inside_the_stream_is_the_requests_own_too(make_upstream: MakeUpstream) -> None:
-    """vLLM refuses a grammar after it has said 200."""
-    upstream = make_upstream()
-    plan = Plan(fault="error event", error={"message": "grammar", "code": 400})
-    upstream.script = lambda asked: Plan(usual(asked)) if asked.warms_up else plan
-
-    async def run() -> None:
-        async with running(upstream, failures_to_open=1) as engine:
-            with pytest.raises(EngineError, match="status 400"):
-                await answer(engine, ask(0))
-            engine.check_health()
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_upstream_passes_work_on_and_is_left_in_peace(
-    make_upstream: MakeUpstream, status: int
-) -> None:
-    busy = make_upstream(status=status, headers={"retry-after": "20"})
-    idle = make_upstream()
-
-    async def run() -> None:
-        async with running(busy, idle, failures_to_open=1) as engine:
-            for number in range(20):
-                outcome = await answer(engine, replace(ask(0), image_key=f"image {number}"))
-                assert outcome.text == REGION
-            assert all(one.is_available for one in engine._upstreams)
-
-    asyncio.run(run())
-    assert len(busy.answered) <= 1
-    assert len(idle.answered) == 20
-
-
-@pytest.mark.parametrize(("wait", "expected"), [("20", 20.0), (None, None)])
-def test_all_busy_is_an_overload_with_the_least_wait(
-    make_upstream: MakeUpstream, wait: str | None, expected: float | None
-) -> None:
-    headers = {} if wait is None else {"retry-after": wait}
-    longer = {} if wait is None else {"retry-after": "60"}
-    upstreams = (
-        make_upstream(status=503, headers=headers),
-        make_upstream(status=429, headers=longer),
-    )
-
-    async def run() -> None:
-        async with running(*upstreams) as engine:
-            with pytest.raises(EngineOverloadedError) as raised:
-                await answer(engine, ask(0))
-            assert raised.value.retry_after_s == expected
-            engine.check_health()
-
-    asyncio.run(run())
-
-
-# Upstreams that go and come back.
-
-
-def test_the_engine_is_away_while_its_only_upstream_is_and_recovers(
-    make_upstream: MakeUpstream,
-) -> None:
-    upstream = make_upstream()
-
-    async def run() -> None:
-        async with running(upstream) as engine:
-            assert (await answer(engine, ask(0))).text == REGION
-            upstream.stop()
-            with pytest.raises(EngineAwayError):
-                await answer(engine, ask(0))
-            with pytest.raises(EngineAwayError):
-                engine.check_health()
-            warmed_up = len(upstream.asked)
-            upstream.start()
-            await until(lambda: is_well(engine))
-            assert len(upstream.asked) == warmed_up + 4
-            assert (await answer(engine, ask(0))).text == REGION
-
-    asyncio.run(run())
-
-
-def test_probes_find_an_upstream_that_is_gone_without_any_request(
-    make_upstream: MakeUpstream,
-) -> None:
-    upstream = make_upstream()
-
-    async def run() -> None:
-        async with running(upstream, probe_interval_s=0.02) as engine:
-            upstream.health = 503
-            await until(lambda: not is_well(engine))
-            upstream.health = 404  # a server without the route lists its models
-            await until(lambda: is_well(engine))
-            probes = upstream.probes
-            await until(lambda: upstream.probes > probes + 3)
-            engine.check_health()
-
-    asyncio.run(run())
-
-
-def test_an_upstream_that_is_healthy_but_serves_nothing_stays_out(
-    make_upstream: MakeUpstream,
-) -> None:
-    upstream = make_upstream()
-
-    async def run() -> None:
-        async with running(upstream, timeouts=QUICK, failures_to_open=2) as engine:
-            upstream.script = lambda asked: Plan(usual(asked), fault="ping")
-            for _ in range(2):
-                with pytest.raises(EngineError):
-                    await answer(engine, ask(0))
-            asked, probes = len(upstream.asked), upstream.probes
-            await until(lambda: len(upstream.asked) >= asked + 2)  # trials, which fail
-            with pytest.raises(EngineAwayError):
-                engine.check_health()
-            assert upstream.health == 200
-            assert upstream.probes == probes
-            upstream.script = lambda asked: Plan(usual(asked))
-            await until(lambda: is_well(engine))
-
-    asyncio.run(run())
-
-
-def test_with_one_of_two_gone_no_request_is_lost_that_had_not_begun(
-    make_upstream: MakeUpstream,
-) -> None:
-    upstreams = [make_upstream(delay_s=0.02, token_length=12) for _ in range(2)]
-    begun: set[int] = set()
-
-    async def ask_one(engine: RemoteEngine, number: int) -> str:
-        request = replace(ask(0), image_key=f"image {number}")
-        text = ""
-        async for delta in engine.generate(request):
-            begun.add(number)
-            text += delta.text
-        return text
-
-    async def run() -> None:
-        async with running(*upstreams, max_concurrency=8) as engine:
-            tasks = [asyncio.create_task(ask_one(engine, number)) for number in range(40)]
-            await until(lambda: len(begun) >= 6)
-            before = set(begun)
-            upstreams[0].stop()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            lost = {n for n, result in enumerate(results) if isinstance(result, BaseException)}
-            assert lost <= before
-            assert all(type(results[n]) is EngineError for n in lost)
-            assert sum(result == REGION for result in results) == 40 - len(lost)
-            assert len(lost) <= 8
-            engine.check_health()
-
-    asyncio.run(run())
-
-
-def test_concurrency_is_bounded_and_what_waits_is_answered(make_upstream: MakeUpstream) -> None:
-    upstream = make_upstream(delay_s=0.005)
-    most: list[int] = []
-
-    async def run() -> None:
-        async with running(upstream, max_concurrency=3) as engine:
-            [behind] = engine._upstreams
-            tasks = [asyncio.create_task(answer(engine, ask(n))) for n in range(12)]
-            while not all(task.done() for task in tasks):
-                most.append(behind.running)
-                await asyncio.sleep(0.002)
-            assert all(task.result().text == REGION for task in tasks)
-            assert behind.running == 0
-
-    asyncio.run(run())
-    assert max(most) == 3
 
 
 # Start and end.

@@ -60,18 +60,20 @@ def test_a_breaker_opens_after_failures_in_a_row_and_closes_by_a_trial() -> None
         breaker.fail()
         breaker.fail()
         breaker.succeed()
-    assert breaker.state == "closed"
+    states = [breaker.state]
     for _ in range(3):
         breaker.fail()
-    assert breaker.state == "open"
+        states.append(breaker.state)
+    assert states == ["closed", "closed", "closed", "open"]
     first = breaker.wait_s
     assert 0.3 <= first <= 0.5
     clock.now += first
     assert breaker.wait_s == 0
     breaker.begin_trial()
-    assert breaker.state == "half-open"
+    states = [breaker.state]
     breaker.succeed()
-    assert breaker.state == "closed"
+    states.append(breaker.state)
+    assert states == ["half-open", "closed"]
 
 
 def test_the_wait_grows_with_every_trial_that_fails_and_starts_anew_after_one_that_does_not() -> (
