@@ -58,7 +58,7 @@ async def models(request: Request) -> ModelList:
 @models_router.get(
     "/v1/models/{model_id:path}",
     summary="One model, in the shape of OpenAI's",
-    responses={404: {"model": ErrorResponse}},
+    responses={status: {"model": ErrorResponse} for status in (404, 422)},
 )
 async def model(request: Request, model_id: str) -> ModelInfo:
     served = _served(request)
