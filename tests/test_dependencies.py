@@ -111,6 +111,16 @@ def test_only_one_module_imports_vllm() -> None:
     assert importing <= {"simpleseg_server/engines/vllm_compat.py"}
 
 
+def test_opentelemetry_is_imported_by_one_module_and_only_where_it_is_used() -> None:
+    importing = {
+        (label, lazy)
+        for _, label, path in _modules()
+        for name, _, lazy in imports(path.read_text(encoding="utf-8"))
+        if name == "opentelemetry"
+    }
+    assert importing == {("simpleseg_server/tracing.py", True)}
+
+
 def test_the_sdk_imports_nothing_heavy() -> None:
     code = f"import sys, simpleseg; print([m for m in {HEAVY!r} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -23,7 +23,7 @@ from simpleseg_server.images import install_bomb_guard
 from simpleseg_server.keeper import EngineKeeper
 from simpleseg_server.keys import KeyRing
 from simpleseg_server.middleware import CLIENT_CLOSED, BodyLimit, RequestContext
-from simpleseg_server.routes import chat, operations, segment
+from simpleseg_server.routes import batch, chat, images, operations, segment
 from simpleseg_server.services import Services
 from simpleseg_server.telemetry import Metrics
 from simpleseg_server.tracing import Tracer, Tracing
@@ -80,6 +80,8 @@ def create_app(
     )
     app.state.services = services
     app.include_router(segment.router)
+    app.include_router(batch.router)
+    app.include_router(images.router)
     app.include_router(chat.router)
     app.include_router(operations.router)
     app.include_router(operations.models_router)

@@ -76,6 +76,7 @@ class RequestContext:
             logger,
             {
                 "request_id": state["request_id"],
+                "trace_id": state.get("trace_id"),
                 "key_name": state.get("key_name"),
                 "method": method,
                 "route": route,

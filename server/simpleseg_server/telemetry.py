@@ -67,7 +67,8 @@ class Interval:
 
 
 class StageTimes:
-    """Milliseconds by stage, in the order in which the stages first ended.
+    """Milliseconds by stage, in the order in which the stages first ended; ``began``, in seconds of
+    ``time.perf_counter``, is when this object was made.
 
     >>> times = StageTimes(); times.add("parse", 1.5); times.add("parse", 0.5); times.to_dict()
     {'parse': 2.0}
@@ -76,8 +77,9 @@ class StageTimes:
     def __init__(self) -> None:
         self._ms: dict[str, float] = {}
         self._intervals: list[Interval] = []
+        self._slowest: dict[str, Interval] = {}
         self._lock = threading.Lock()
-        self._began = time.perf_counter()
+        self.began = time.perf_counter()
 
     def add(self, stage: str, ms: float) -> None:
         """Add to a stage, from any thread: work that was done one after the other."""
@@ -86,7 +88,10 @@ class StageTimes:
 
     def at_least(self, stage: str, ms: float) -> None:
         """Raise a stage to ``ms``: the slowest of what ran side by side counts."""
-        self._ms[stage] = max(self._ms.get(stage, 0.0), ms)
+        if ms >= self._ms.get(stage, 0.0):
+            self._ms[stage] = ms
+            now = time.perf_counter()
+            self._slowest[stage] = Interval(stage, now - ms / 1000, now)
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -107,9 +112,13 @@ class StageTimes:
         """When the stages that were measured began and ended."""
         return tuple(self._intervals)
 
+    def slowest(self, stage: str) -> "Interval | None":
+        """When the slowest run that ``at_least`` was told of took place, if it told at once."""
+        return self._slowest.get(stage)
+
     def elapsed_ms(self) -> float:
         """Milliseconds since this object was made."""
-        return (time.perf_counter() - self._began) * 1000
+        return (time.perf_counter() - self.began) * 1000
 
     def to_dict(self) -> dict[str, float]:
         """Stages to milliseconds, rounded to microseconds."""

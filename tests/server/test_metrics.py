@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -59,7 +58,7 @@ def value(text: str, name: str, **labels: str) -> float:
 
 
 @pytest.fixture
-def used(client: Any, engine: Any, image64: str) -> Iterator[Any]:
+def used(client: Any, engine: Any, image64: str) -> Any:
     """A server that has answered, refused and failed."""
     engine.replies = {
         "ghost": Reply("[]"),
@@ -71,7 +70,7 @@ def used(client: Any, engine: Any, image64: str) -> Iterator[Any]:
         assert client.post("/segment", json={"image": image64, "prompt": prompt}).status_code == 200
     assert client.post("/segment", json={"image": "!", "prompt": "x"}).status_code == 400
     assert client.get("/nope").status_code == 404
-    yield client
+    return client
 
 
 def test_every_documented_metric_is_there_before_anything_happened(client: Any) -> None:
@@ -136,7 +135,7 @@ def test_in_flight_and_the_queue_are_gauges_that_return_to_zero(used: Any) -> No
 
 
 def test_clients_cannot_grow_the_number_of_series(used: Any, image64: str) -> None:
-    """Hostile paths, methods, models, ids, fields, types and tasks: no new series after the first."""
+    """Hostile paths, methods, models, ids, fields, types and tasks add none after the first."""
 
     def storm(index: int) -> None:
         body: dict[str, Any] = {"image": image64, "prompt": f"p{index}", "model": f"m{index}"}
