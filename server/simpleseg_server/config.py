@@ -21,6 +21,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from simpleseg_server.engines.choose import EngineKind
+from simpleseg_server.engines.dialects import Dialect
+from simpleseg_server.engines.picture import ImageFormat
 
 MIB = 2**20
 
@@ -34,6 +36,11 @@ def _split(value: Any) -> Any:
     return [item.strip() for item in value.split(",")] if isinstance(value, str) else value
 
 
+def _split_words(value: Any) -> Any:
+    """Items that may hold commas are separated by spaces."""
+    return value.split() if isinstance(value, str) else value
+
+
 def _checked_key(key: SecretStr) -> SecretStr:
     """A key must survive the trip in a header as it is."""
     text = key.get_secret_value()
@@ -43,6 +50,7 @@ def _checked_key(key: SecretStr) -> SecretStr:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
 Secret = Annotated[SecretStr, AfterValidator(_checked_key)]
 Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_split)]
 
@@ -77,11 +85,13 @@ class Settings(BaseModel):
     """Time that requests under way get to finish when the server is stopped."""
 
     engine: EngineKind = "auto"
-    """What runs the model; auto is vLLM where it is installed and a GPU is there, else embedded."""
+    """What runs the model; auto is vLLM where it is installed and a GPU is there, else embedded.
+    remote is other servers, the upstreams."""
     model: str | None = None
-    """A checkpoint's folder or Hugging Face id; without it, the demo model."""
+    """A checkpoint's folder or Hugging Face id; without it, the demo model. remote: only its name
+    and its image size are read, and it may be left out."""
     max_batch: Positive | None = None
-    """Answers decoded together; without it, 8, or 32 with vLLM."""
+    """Answers decoded together; without it, 8, or 32 with vLLM and with upstreams."""
     draft: bool = True
     """Verify drafted tokens: fewer steps, the same answers."""
     dtype: str | None = None
@@ -96,6 +106,24 @@ class Settings(BaseModel):
     """vLLM: serve this adapter, NAME=PATH."""
     trust_remote_code: bool = False
     """vLLM: run the checkpoint's own code."""
+
+    upstreams: Words = ()
+    """remote: the URL of a server that runs the model, and after a comma its share of the requests,
+    such as http://gpu-1:8000,2. Several in one variable are separated by spaces."""
+    upstream_model: str | None = None
+    """remote: the model's id there; without it, the first that they list."""
+    upstream_api_key: Secrets = ()
+    """remote: one key for all upstreams, or one for each. Better kept in a variable."""
+    dialect: Dialect = "vllm"
+    """remote: whose words tell the upstreams the grammar; with none, answers may be malformed."""
+    upstream_image_format: ImageFormat = "png"
+    """remote: how images are sent; jpeg is smaller, and not quite the same pixels."""
+    upstream_logprobs: bool = True
+    """remote: ask for the probability of every token; without them answers have no score."""
+    upstream_first_token_timeout_s: Seconds = 120.0
+    """remote: how long an upstream may take to begin an answer."""
+    upstream_idle_timeout_s: Seconds = 30.0
+    """remote: how long an upstream may fall silent within an answer."""
 
     api_keys: Secrets = ()
     """Keys that may use the server. Better kept in a file or a variable: other users of the machine
@@ -132,6 +160,13 @@ class Settings(BaseModel):
     max_image_aspect: Annotated[float, Field(ge=1)] = 200.0
     """The longer side of an image over the shorter."""
 
+    max_kept_image_bytes: Positive = 256 * MIB
+    """Room for uploaded images, files and pixels together; what was used least recently goes."""
+    kept_image_ttl_s: Seconds = 3600.0
+    """Time after which an uploaded image is forgotten."""
+
+    max_batch_requests: Positive = 64
+    """Requests in a batch."""
     max_prompts: Positive = 8
     """Prompts in a request."""
     max_prompt_bytes: Positive = 8192
@@ -185,6 +220,19 @@ class Settings(BaseModel):
             "trust_remote_code": self.trust_remote_code or None,
         }
         return {name: value for name, value in values.items() if value is not None}
+
+    def remote_options(self) -> dict[str, Any]:
+        """What was said to the remote engine, as arguments of ``choose.remote_options``."""
+        return {
+            "upstreams": self.upstreams,
+            "model": self.upstream_model,
+            "api_keys": tuple(key.get_secret_value() for key in self.upstream_api_key),
+            "dialect": self.dialect,
+            "image_format": self.upstream_image_format,
+            "logprobs": self.upstream_logprobs,
+            "first_token_s": self.upstream_first_token_timeout_s,
+            "idle_s": self.upstream_idle_timeout_s,
+        }
 
     def without_access(self) -> "Settings":
         """The same for a server inside this process, where keys would guard nothing."""

@@ -36,6 +36,16 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "lora",
         "trust_remote_code",
     ),
+    "Upstreams": (
+        "upstreams",
+        "upstream_model",
+        "upstream_api_key",
+        "dialect",
+        "upstream_image_format",
+        "upstream_logprobs",
+        "upstream_first_token_timeout_s",
+        "upstream_idle_timeout_s",
+    ),
 }
 OTHERS = "Limits"
 """The group of every setting that ``GROUPS`` does not name."""
@@ -51,8 +61,9 @@ def parameters() -> Iterator[inspect.Parameter]:
     Values stay strings: the model converts and checks those of all sources alike.
     """
     for name in _ordered():
-        kind = _schema(name).get("type")
-        value: Any = {"boolean": bool | None, "array": list[str] | None}.get(kind, str | None)
+        kind = _schema(name).get("type", "")
+        kinds: dict[str, Any] = {"boolean": bool | None, "array": list[str] | None}
+        value = kinds.get(kind, str | None)
         option = typer.Option(
             *_declarations(name, kind),
             help=_description(name),
@@ -78,7 +89,7 @@ def group_of(name: str) -> str:
     return next((group for group, names in GROUPS.items() if name in names), OTHERS)
 
 
-def _declarations(name: str, kind: str | None) -> list[str]:
+def _declarations(name: str, kind: str) -> list[str]:
     option = option_name(name)
     return [f"--{option}/--no-{option}" if kind == "boolean" else f"--{option}"]
 
@@ -92,8 +103,8 @@ def _properties() -> dict[str, dict[str, Any]]:
 def _schema(name: str) -> dict[str, Any]:
     """The JSON schema of a setting's value, None left out."""
     schema = _properties()[name]
-    choices = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
-    return choices[0]
+    choices: list[dict[str, Any]] = schema.get("anyOf", [schema])
+    return next(one for one in choices if one.get("type") != "null")
 
 
 def _description(name: str) -> str:

@@ -89,7 +89,7 @@ def option_name(name: str) -> str:
     >>> option_name("max_prompts"), option_name("api_keys")
     ('max-prompts', 'api-key')
     """
-    singular = {"api_keys": "api_key", "open_paths": "open_path"}
+    singular = {"api_keys": "api_key", "open_paths": "open_path", "upstreams": "upstream"}
     return singular.get(name, name).replace("_", "-")
 
 

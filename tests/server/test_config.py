@@ -148,10 +148,12 @@ def _sample(name: str, file: str) -> tuple[list[str], Any]:
     option, default = f"--{option_name(name)}", Settings.model_fields[name].default
     if isinstance(default, bool):
         return [option.replace("--", "--no-", 1) if default else option], not default
-    if name == "api_keys":
+    if name in ("api_keys", "upstream_api_key"):
         return [option, "a", option, "b"], ["**********"] * 2
     if name == "open_paths":
         return [option, "/a", option, "/b"], ["/a", "/b"]
+    if name == "upstreams":
+        return [option, "http://a,2", option, "http://b"], ["http://a,2", "http://b"]
     choices = options.value_name(name).split("|")
     if len(choices) > 1:
         return [option, choices[-1]], choices[-1]
@@ -165,6 +167,13 @@ def test_what_is_printed_can_be_read_again(tmp_path: Path) -> None:
     printed = CliRunner().invoke(app, arguments).stdout
     settings = load({}, written(tmp_path, printed)).settings
     assert settings == Settings(max_prompts=3, draft=False)
+
+
+def test_upstreams_of_a_variable_are_parted_by_spaces_and_their_keys_by_commas() -> None:
+    environ = {"SIMPLESEG_UPSTREAMS": "http://a,2 http://b", "SIMPLESEG_UPSTREAM_API_KEY": "k,l"}
+    given = load(environ).settings.remote_options()
+    assert given["upstreams"] == ("http://a,2", "http://b")
+    assert given["api_keys"] == ("k", "l")
 
 
 def _check(*arguments: str) -> subprocess.CompletedProcess[str]:

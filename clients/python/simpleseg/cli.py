@@ -52,6 +52,7 @@ class EngineName(StrEnum):
     auto = "auto"
     embedded = "embedded"
     vllm = "vllm"
+    remote = "remote"
 
 
 class Failure(Exception):
@@ -290,7 +291,9 @@ def _load_settings(file: Path | None, options: Mapping[str, Any]) -> "Loaded":
 
 def _application(settings: "Settings", on_failure: Callable[[], None]) -> "FastAPI":
     """The server as an ASGI application, not yet started."""
-    checkpoint = _checkpoint(settings.model)  # first: importing the engine takes seconds
+    needs_none = settings.engine == "remote" and settings.model is None
+    # First, since importing the engine takes seconds.
+    checkpoint = None if needs_none else _checkpoint(settings.model)
     with _extra("server"):
         from simpleseg_server.app import create_app
         from simpleseg_server.engines.choose import make_engine
@@ -301,6 +304,7 @@ def _application(settings: "Settings", on_failure: Callable[[], None]) -> "FastA
             max_batch=settings.max_batch,
             draft=settings.draft,
             vllm_options=settings.vllm_options(),
+            upstreams=settings.remote_options(),
         )
     except ValueError as error:
         raise Failure(str(error)) from error

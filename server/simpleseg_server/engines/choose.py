@@ -1,14 +1,17 @@
 """Which engine a name means, and how it is made from the options of the command line."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from simpleseg_server.engines.base import Engine
-from simpleseg_server.engines.profiles import known_profile
+from simpleseg_server.engines.profiles import Profile, known_profile
 
-EngineKind = Literal["auto", "embedded", "vllm"]
+if TYPE_CHECKING:
+    from simpleseg_server.engines.remote import RemoteOptions
+
+EngineKind = Literal["auto", "embedded", "vllm", "remote"]
 
 
 def is_vllm_installed() -> bool:
@@ -26,18 +29,25 @@ def best_engine() -> EngineKind:
 
 def make_engine(
     kind: EngineKind,
-    checkpoint: str,
+    checkpoint: str | None,
     *,
     max_batch: int | None = None,
     draft: bool = True,
     vllm_options: Mapping[str, Any] | None = None,
+    upstreams: Mapping[str, Any] | None = None,
 ) -> Engine:
     """An engine that has loaded nothing yet. ``vllm_options`` are fields of ``VllmOptions``; an
-    ``adapter`` is given as ``NAME=PATH``.
+    ``adapter`` is given as ``NAME=PATH``. ``upstreams`` are arguments of ``remote_options``. Only
+    the remote engine does without a checkpoint.
 
-    Raises ValueError for vLLM's options with another engine, where vLLM is not installed, and for a
+    Raises ValueError for the options of another engine, where vLLM is not installed, and for a
     checkpoint that the engine cannot run, or not without code that nobody has allowed.
     """
+    if kind == "remote":
+        return _remote_engine(checkpoint, max_batch, upstreams or {}, vllm_options or {})
+    if upstreams and upstreams.get("upstreams"):
+        raise ValueError("only the remote engine has upstreams; use --engine remote")
+    assert checkpoint is not None
     kind = best_engine() if kind == "auto" else kind
     if kind == "vllm":
         return _vllm_engine(checkpoint, max_batch, draft, vllm_options or {})
@@ -72,3 +82,38 @@ def _vllm_engine(
     if max_batch is not None:
         options = replace(options, max_num_seqs=max_batch)
     return VllmEngine(checkpoint, options)
+
+
+def _remote_engine(
+    checkpoint: str | None,
+    max_batch: int | None,
+    upstreams: Mapping[str, Any],
+    vllm_options: Mapping[str, Any],
+) -> Engine:
+    if vllm_options:
+        names = ", ".join(sorted(vllm_options))
+        raise ValueError(f"the remote engine has no option {names}; give it to the upstreams")
+    from simpleseg_server.engines.remote import RemoteEngine
+
+    options = remote_options(**upstreams)
+    if checkpoint is not None:
+        profile = Profile.load(checkpoint)
+        options = replace(options, name=profile.name, input_hw=profile.input_hw)
+    if max_batch is not None:
+        options = replace(options, max_concurrency=max_batch)
+    return RemoteEngine(options)
+
+
+def remote_options(
+    *, upstreams: Sequence[str] = (), first_token_s: float, idle_s: float, **values: Any
+) -> "RemoteOptions":
+    """``upstreams`` are ``URL`` or ``URL,WEIGHT``; the others are fields of ``RemoteOptions``."""
+    from simpleseg_server.engines.remote import RemoteOptions
+    from simpleseg_server.engines.upstream_http import Timeouts
+    from simpleseg_server.engines.upstreams import Address
+
+    return RemoteOptions(
+        upstreams=tuple(map(Address.parse, upstreams)),
+        timeouts=Timeouts(first_token_s=first_token_s, idle_s=idle_s),
+        **values,
+    )

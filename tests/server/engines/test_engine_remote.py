@@ -8,18 +8,22 @@ import math
 import time
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import (
     EngineDeadError,
     EngineError,
 )
+from simpleseg_server.engines.choose import EngineKind, make_engine
 from simpleseg_server.engines.picture import ImageFormat, data_url
 from simpleseg_server.engines.remote import RemoteEngine, RemoteOptions
+from simpleseg_server.engines.upstream_http import Timeouts
 from simpleseg_server.engines.upstreams import Address
 
 from .fake_upstream import Plan
@@ -196,6 +200,36 @@ def test_options_that_do_not_fit_together_are_refused() -> None:
         with pytest.raises(ValueError, match="upstream"):
             RemoteOptions(**wrong)
     assert "sesame" not in repr(RemoteOptions((one, other), api_keys=("sesame",)))
+
+
+def test_the_settings_make_the_engine(qwen3_checkpoint: Path) -> None:
+    given = Settings(
+        upstreams=["http://a:1/v1,2", "http://b:1"],
+        upstream_model="birds",
+        upstream_api_key="sesame",
+        dialect="sglang",
+        upstream_idle_timeout_s=7,
+    ).remote_options()
+    engine = make_engine("remote", str(qwen3_checkpoint), max_batch=5, upstreams=given)
+    assert isinstance(engine, RemoteEngine)
+    assert engine._options == RemoteOptions(
+        (Address("http://a:1", 2.0), Address("http://b:1")),
+        model="birds",
+        name="simpleseg-demo",
+        dialect="sglang",
+        api_keys=("sesame",),
+        input_hw=(64, 64),
+        max_concurrency=5,
+        timeouts=Timeouts(idle_s=7.0),
+    )
+    wrong: list[tuple[EngineKind, dict[str, Any], str]] = [
+        ("remote", {"vllm_options": {"dtype": "float16"}}, "no option dtype"),
+        ("remote", {"upstreams": Settings().remote_options()}, "needs an upstream"),
+        ("embedded", {"upstreams": given}, "use --engine remote"),
+    ]
+    for kind, arguments, words in wrong:
+        with pytest.raises(ValueError, match=words):
+            make_engine(kind, None, **{"upstreams": given} | arguments)
 
 
 def test_each_upstream_gets_its_own_key_and_no_log_has_one(
