@@ -20,6 +20,7 @@ class Admission:
     """
 
     def __init__(self, *, slots: int, max_queued_requests: int, retry_after_s: float) -> None:
+        self.slots = slots
         self._slots = asyncio.Semaphore(slots)
         self._max_requests = slots + max_queued_requests
         self._retry_after_s = retry_after_s

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from simpleseg import __version__
 from simpleseg.chat_schema import ChatRequest
-from simpleseg.schema import SegmentRequest
+from simpleseg.schema import BatchRequest, SegmentRequest, UploadRequest
 from simpleseg_server.auth import PROBES, KeyGuard, document_keys
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import Engine
@@ -149,7 +149,7 @@ def create_ops_app(services: Services) -> FastAPI:
 def add_request_schema(document: dict[str, Any]) -> dict[str, Any]:
     """The OpenAPI document with the request schemas that the framework does not see: the routes
     read their bodies themselves."""
-    for model in (SegmentRequest, ChatRequest):
+    for model in (SegmentRequest, ChatRequest, UploadRequest, BatchRequest):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         document["components"]["schemas"] |= schema.pop("$defs") | {model.__name__: schema}
     return document

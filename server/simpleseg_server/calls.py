@@ -1,17 +1,25 @@
 """One segmentation request as it came in: fields checked, texts cleaned, the image still a file."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 
-from simpleseg.schema import MAX_SEED, ImageInput, PromptItem, ResultWarning, SegmentRequest
+from simpleseg.schema import (
+    MAX_SEED,
+    ImageInput,
+    PromptItem,
+    ResultWarning,
+    SegmentRequest,
+    UploadRequest,
+)
 from simpleseg_polygon.codec import ParseWarning
 from simpleseg_polygon.prompts import phrase
 from simpleseg_server.answers import Frame, clean_text, read_box, read_point, result_warnings
-from simpleseg_server.body import Body, read_body
+from simpleseg_server.body import FilePart, read_body
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import Turn
-from simpleseg_server.errors import ApiError, from_validation_error
+from simpleseg_server.errors import ApiError, from_validation_error, parameter_path
 from simpleseg_server.images import decode_base64, decode_data_url
 
 
@@ -30,7 +38,8 @@ class Call:
     """A request that has passed the schema, with its image file as bytes.
 
     ``item_params`` and ``image_param`` are the fields the prompts and the image came from;
-    ``declared_type`` is the media type sent with the image. ``wording`` is set where the client
+    ``declared_type`` is the media type sent with the image. ``image_id`` names a kept image, which
+    then stands for the bytes. ``wording`` is set where the client
     worded the question itself; then the items are answers to one question.
     """
 
@@ -41,6 +50,7 @@ class Call:
     image_param: str
     declared_type: str | None
     wording: Wording | None = None
+    image_id: str | None = None
 
     def seed(self, index: int, sample: int) -> int | None:
         """The seed of an answer: another one for each answer to the same question."""
@@ -53,8 +63,13 @@ class Call:
 def read_call(data: bytes, content_type: str, settings: Settings) -> Call:
     """A request body as a Call. Raises ApiError with the field at fault."""
     body = read_body(data, content_type)
+    return call_of(body.fields, settings, body.file)
+
+
+def call_of(fields: dict[str, Any], settings: Settings, file: FilePart | None = None) -> Call:
+    """A request's fields, and the file of a form, as a Call. Raises ApiError."""
     try:
-        request = SegmentRequest.model_validate(body.fields)
+        request = SegmentRequest.model_validate(fields)
     except ValidationError as error:
         raise from_validation_error(error) from None
     items = request.items()
@@ -66,8 +81,49 @@ def read_call(data: bytes, content_type: str, settings: Settings) -> Call:
     checked = tuple(
         _checked_item(item, param, settings) for item, param in zip(items, params, strict=True)
     )
-    image_bytes, image_param, declared = _image_bytes(request, body, settings)
-    return Call(request, checked, params, image_bytes, image_param, declared)
+    source = image_source(request.image, file, settings)
+    return Call(
+        request,
+        checked,
+        params,
+        source.data,
+        source.param,
+        source.declared_type,
+        image_id=source.id,
+    )
+
+
+def fields_of_batch(fields: dict[str, Any], settings: Settings) -> list[dict[str, Any]]:
+    """The fields of each request of a batch. Raises ApiError for what is no batch."""
+    unknown = next((name for name in fields if name != "requests"), None)
+    if unknown is not None:
+        param = parameter_path((unknown,)) or None
+        raise ApiError(400, "unknown_parameter", "unknown parameter", param=param)
+    items = fields.get("requests")
+    if not isinstance(items, list) or not items:
+        message = "must be a list of at least one request"
+        raise ApiError(400, "type_invalid", message, param="requests")
+    if len(items) > settings.max_batch_requests:
+        message = f"at most {settings.max_batch_requests} requests in a batch"
+        raise ApiError(422, "too_many_requests", message, param="requests")
+    for index, item in enumerate(items):
+        if not isinstance(item, dict):
+            param = f"requests[{index}]"
+            raise ApiError(400, "type_invalid", "must be an object", param=param)
+    return items
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where an image comes from: the bytes of its file, or the ``id`` of one that is kept.
+
+    ``param`` is the field it was given in, ``declared_type`` the media type declared with it.
+    """
+
+    data: bytes
+    param: str
+    declared_type: str | None = None
+    id: str | None = None
 
 
 def _checked_item(item: PromptItem, param: str, settings: Settings) -> PromptItem:
@@ -83,25 +139,44 @@ def _checked_item(item: PromptItem, param: str, settings: Settings) -> PromptIte
     return item.model_copy(update={"text": text})
 
 
-def _image_bytes(
-    request: SegmentRequest, body: Body, settings: Settings
-) -> tuple[bytes, str, str | None]:
-    """The image file, the field it came from, and the media type declared with it."""
-    if body.file is not None:
-        return body.file.data, "image", body.file.declared_type
-    image = request.image
+def image_source(
+    image: str | ImageInput | None, file: FilePart | None, settings: Settings
+) -> ImageSource:
+    """The image of a request. Raises ApiError."""
+    if file is not None:
+        return ImageSource(file.data, "image", file.declared_type)
     if image is None:
         raise ApiError(400, "image_missing", "give an image", param="image")
-    if isinstance(image, ImageInput):
-        if image.base64 is not None:
-            param = "image.base64"
-            return decode_base64(image.base64, settings, param), param, None
-        data, declared = decode_data_url(image.url or "", settings, "image.url")
-        return data, "image.url", declared
-    if ":" in image[:16]:  # not in the alphabet of base64, and in every URL
-        data, declared = decode_data_url(image, settings, "image")
-        return data, "image", declared
-    return decode_base64(image, settings, "image"), "image", None
+    if isinstance(image, str):
+        if ":" in image[:16]:  # not in the alphabet of base64, and in every URL
+            data, declared = decode_data_url(image, settings, "image")
+            return ImageSource(data, "image", declared)
+        return ImageSource(decode_base64(image, settings, "image"), "image")
+    if image.id is not None:
+        return ImageSource(b"", "image.id", id=image.id)
+    if image.base64 is not None:
+        param = "image.base64"
+        return ImageSource(decode_base64(image.base64, settings, param), param)
+    data, declared = decode_data_url(image.url or "", settings, "image.url")
+    return ImageSource(data, "image.url", declared)
+
+
+def read_upload(data: bytes, content_type: str, settings: Settings) -> ImageSource:
+    """The image of an upload's body. Raises ApiError with the field at fault."""
+    body = read_body(data, content_type)
+    if body.file is not None:
+        unknown = next(iter(body.fields), None)
+        if unknown is not None:
+            raise ApiError(400, "unknown_parameter", "unknown parameter", param=unknown)
+        return ImageSource(body.file.data, "image", body.file.declared_type)
+    try:
+        request = UploadRequest.model_validate(body.fields)
+    except ValidationError as error:
+        raise from_validation_error(error) from None
+    if isinstance(request.image, ImageInput) and request.image.id is not None:
+        message = "the image is kept already"
+        raise ApiError(422, "image_id_not_applicable", message, param="image.id")
+    return image_source(request.image, None, settings)
 
 
 def phrases_of(call: Call, frame: Frame) -> tuple[list[str], list[ResultWarning]]:

@@ -20,11 +20,12 @@ from simpleseg.schema import (
     Usage,
 )
 from simpleseg_polygon.codec import ParseWarning, parse_region
+from simpleseg_polygon.geometry import WHOLE, Box
 from simpleseg_polygon.prompts import instruction
 from simpleseg_server.admission import Admission
 from simpleseg_server.answers import Answer, Frame, failed_result, result_warnings, to_result
 from simpleseg_server.asking import ask
-from simpleseg_server.calls import Call, Wording, phrases_of, read_call
+from simpleseg_server.calls import Call, Wording, phrases_of, read_call, read_upload
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import (
     Engine,
@@ -42,6 +43,7 @@ from simpleseg_server.errors import (
     overloaded,
     queue_timeout,
 )
+from simpleseg_server.image_store import ImageStore, StoredImage
 from simpleseg_server.images import DecodedImage, EngineSize, decode, is_mismatch
 from simpleseg_server.progress import Follower, Listener, Progress
 from simpleseg_server.representations import Wanted
@@ -85,7 +87,10 @@ class Job:
     @property
     def image_info(self) -> ImageInfo:
         size = self.image.size
-        return ImageInfo(width=size.width, height=size.height, exif_applied=self.image.exif_applied)
+        known = {} if self.call.image_id is None else {"id": self.call.image_id}
+        return ImageInfo(
+            width=size.width, height=size.height, exif_applied=self.image.exif_applied, **known
+        )
 
 
 @dataclass(frozen=True)
@@ -105,28 +110,25 @@ class Segmenter:
     settings: Settings
     admission: Admission
     workers: ThreadPoolExecutor
-
-    async def segment(
-        self, body: bytes, content_type: str, request_id: str, times: StageTimes
-    ) -> SegmentResponse:
-        """The response to a request body. Raises ApiError; cancelling it cancels the engine."""
-        return await self.run(await self.prepare(body, content_type, request_id, times))
+    images: ImageStore
 
     async def prepare(
-        self, body: bytes, content_type: str, request_id: str, times: StageTimes
+        self, body: bytes, content_type: str, request_id: str, times: StageTimes, owner: str = ""
     ) -> Job:
-        """Everything that can be refused, before the engine has work. Raises ApiError."""
+        """Everything that can be refused, before the engine has work. ``owner`` is the name of the
+        client's key, which its kept images belong to. Raises ApiError."""
         with times.measure("read_body"):
             call = await self.work(read_call, body, content_type, self.settings)
-        return await self.job(call, request_id, times)
+        return await self.job(call, request_id, times, owner)
 
-    async def job(self, call: Call, request_id: str, times: StageTimes) -> Job:
+    async def job(self, call: Call, request_id: str, times: StageTimes, owner: str = "") -> Job:
         """A call that nothing is wrong with, its image decoded. Raises ApiError."""
         self._check_limits(call)
-        with times.measure("decode_image"):
-            image = await self.work(
-                decode, call.image_bytes, self._engine_size(), self.settings, call.image_param
-            )
+        if call.image_id is not None:
+            stored = self.images.find(call.image_id, owner, call.image_param)
+            call, image = replace(call, image_bytes=stored.data), stored.image
+        else:
+            image = await self._decoded(call.image_bytes, call.image_param, times)
         frame = Frame(image.size, call.request.coordinates == "pixel")
         phrases, warnings = phrases_of(call, frame)
         return Job(
@@ -141,6 +143,22 @@ class Segmenter:
             times=times,
             deadline=self._deadline(call.request.deadline_ms, times),
         )
+
+    async def keep(
+        self, body: bytes, content_type: str, owner: str, times: StageTimes
+    ) -> StoredImage:
+        """Decode the image of an upload and keep it. Raises ApiError."""
+        with times.measure("read_body"):
+            source = await self.work(read_upload, body, content_type, self.settings)
+        image = await self._decoded(source.data, source.param, times)
+        return self.images.add(source.data, image, owner)
+
+    async def _decoded(
+        self, data: bytes, param: str, times: StageTimes, view: Box = WHOLE
+    ) -> DecodedImage:
+        with times.measure("decode_image"):
+            wanted = self._engine_size()
+            return await self.work(decode, data, wanted, self.settings, param, view)
 
     def _deadline(self, asked_ms: int | None, times: StageTimes) -> float:
         left_ms = (asked_ms or self.settings.max_deadline_ms) - times.elapsed_ms()
@@ -268,11 +286,7 @@ class Segmenter:
         view = view_around(answer.region.value)
         if view is None:
             return first
-        call, wanted = job.call, self._engine_size()
-        with job.times.measure("decode_image"):
-            part = await self.work(
-                decode, call.image_bytes, wanted, self.settings, call.image_param, view
-            )
+        part = await self._decoded(job.call.image_bytes, job.call.image_param, job.times, view)
         second = await self._ask(job, part, index, self.progress(job, index))
         if isinstance(second, EngineError):
             return replace(first, notes=(NOT_REFINED,))

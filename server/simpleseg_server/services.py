@@ -9,6 +9,7 @@ from fastapi import Request
 
 from simpleseg_server.admission import Admission
 from simpleseg_server.config import Settings
+from simpleseg_server.image_store import ImageStore
 from simpleseg_server.keeper import EngineKeeper
 from simpleseg_server.pipeline import Segmenter
 from simpleseg_server.telemetry import Metrics
@@ -24,6 +25,11 @@ class Services:
     workers: ThreadPoolExecutor
 
     @cached_property
+    def images(self) -> ImageStore:
+        """The images that clients have uploaded."""
+        return ImageStore(self.settings.max_kept_image_bytes, self.settings.kept_image_ttl_s)
+
+    @cached_property
     def segmenter(self) -> Segmenter:
         """Made when first used: an engine knows its capabilities once it has started."""
         engine, settings = self.keeper.engine, self.settings
@@ -33,7 +39,12 @@ class Services:
             retry_after_s=settings.retry_after_s,
         )
         self.metrics.watch(lambda: admission.requests, lambda: admission.waiting_prompts)
-        return Segmenter(engine, settings, admission, self.workers)
+        return Segmenter(engine, settings, admission, self.workers, self.images)
+
+
+def owner_of(request: Request) -> str:
+    """The name of the API key that a request came with; "" where none is needed."""
+    return str(getattr(request.state, "key_name", ""))
 
 
 def services_of(request: Request) -> Services:

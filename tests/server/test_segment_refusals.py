@@ -47,7 +47,7 @@ BAD_JSON = [
     ({"image": I64, "prompts": [{"box": [0, 0, 0, 1]}]}, 422, "box_degenerate", "prompts[0].box"),
     ({"image": I64, "prompt": {"box": [2, 2, 3, 3]}}, 422, "box_outside_image", "prompt.box"),
     ({"image": I64, "prompt": "x", "task": "mask"}, 422, "value_not_allowed", "task"),
-    ({"image": I64, "prompt": "x", "return": ["svg"]}, 422, "value_not_allowed", "return[0]"),
+    ({"image": I64, "prompt": "x", "return": ["dxf"]}, 422, "value_not_allowed", "return[0]"),
     ({"image": I64, "prompt": "x", "return": "rle"}, 400, "type_invalid", "return"),
     ({"image": I64, "prompt": "x", "max_points": 2}, 422, "value_out_of_range", "max_points"),
     ({"image": I64, "prompt": "x", "max_points": 10**9}, 422, "value_out_of_range", "max_points"),

@@ -60,19 +60,21 @@ XYXY = Annotated[list[float], Field(min_length=4, max_length=4)]
 
 
 class ImageInput(RequestModel):
-    """The image: exactly one of ``base64`` (file bytes) and ``url`` (a data URL)."""
+    """The image: exactly one of ``base64`` (file bytes), ``url`` (a data URL) and ``id`` (of an
+    image that was uploaded to ``/v1/images``)."""
 
     base64: str | None = Field(default=None, description="The image file, base64-encoded.")
     url: str | None = Field(default=None, description="`data:image/...;base64,...`")
+    id: str | None = Field(default=None, description="Of an uploaded image.")
 
     @model_validator(mode="after")
     def _one_source(self) -> "ImageInput":
-        given = [value for value in (self.base64, self.url) if value is not None]
+        given = [value for value in (self.base64, self.url, self.id) if value is not None]
         if not given:
-            raise PydanticCustomError("image_missing", "give image.base64 or image.url")
+            raise PydanticCustomError("image_missing", "give image.base64, image.url or image.id")
         if len(given) > 1:
             raise PydanticCustomError(
-                "image_source_ambiguous", "give only one of image.base64 and image.url"
+                "image_source_ambiguous", "give only one of image.base64, image.url and image.id"
             )
         return self
 
@@ -223,6 +225,7 @@ class ImageInfo(ResponseModel):
     width: int
     height: int
     exif_applied: bool
+    id: str | None = Field(default=None, description="Of an uploaded image.")
 
 
 class Rle(ResponseModel):
@@ -292,8 +295,9 @@ class DraftUsage(ResponseModel):
 class Usage(ResponseModel):
     """Tokens over all prompts; ``forward_passes`` are decode steps (fewer if drafted).
 
-    ``drafts``, absent where none were counted, is by kind: ``digits`` of coordinates, ``structure``,
-    ``unknown``. Of answers that a deadline ended only the tokens that came are counted, no prompt.
+    ``drafts``, absent where none were counted, is by kind: ``digits`` of coordinates,
+    ``structure``, ``unknown``. Of answers that a deadline ended only the tokens that came are
+    counted, no prompt.
     """
 
     prompt_tokens: int
@@ -365,6 +369,38 @@ class SegmentResponse(ResponseModel):
     warnings: list[ResultWarning]
 
 
+class UploadRequest(RequestModel):
+    """The JSON body of ``POST /v1/images``."""
+
+    image: Image
+
+
+class UploadedImage(ResponseModel):
+    """An image that the server keeps until ``expires_at``, in seconds since 1970, or until the room
+    is needed for others."""
+
+    id: str
+    object: Literal["image"] = "image"
+    bytes: int
+    width: int
+    height: int
+    exif_applied: bool
+    created: int
+    expires_at: int
+
+
+class DeletedImage(ResponseModel):
+    id: str
+    object: Literal["image"] = "image"
+    deleted: bool
+
+
+class BatchRequest(RequestModel):
+    """The JSON body of ``POST /v1/segment/batch``."""
+
+    requests: list[SegmentRequest] = Field(min_length=1)
+
+
 class EventModel(ResponseModel):
     """An event of a stream; ``type`` is written out, although it is never set."""
 
@@ -434,6 +470,22 @@ class ErrorInfo(ResponseModel):
     param: str | None = None
     request_id: str
     retry_after_ms: int | None = None
+
+
+class BatchItem(ResponseModel):
+    """What ``/segment`` would have answered: an HTTP status with a response or an error."""
+
+    index: int
+    status: int
+    response: SegmentResponse | None = None
+    error: ErrorInfo | None = None
+
+
+class BatchResponse(ResponseModel):
+    """One item for each request, in order."""
+
+    object: Literal["segmentation.batch"] = "segmentation.batch"
+    results: list[BatchItem]
 
 
 class ErrorResponse(ResponseModel):

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from simpleseg.schema import ErrorResponse, SegmentResponse, StreamEvent
 from simpleseg_server.errors import ApiError, ClientGone, error_body
 from simpleseg_server.pipeline import Job
-from simpleseg_server.services import services_of
+from simpleseg_server.services import owner_of, services_of
 from simpleseg_server.sse import DONE, EventStream, encode
 
 T = TypeVar("T")
@@ -93,7 +93,11 @@ async def _job(request: Request) -> Job:
     services = services_of(request)
     body = await read_request_body(request, services.settings.body_timeout_s)
     work = services.segmenter.prepare(
-        body, request.headers.get("content-type", ""), request.state.request_id, request.state.times
+        body,
+        request.headers.get("content-type", ""),
+        request.state.request_id,
+        request.state.times,
+        owner_of(request),
     )
     return await unless_disconnected(request, work)
 
