@@ -45,8 +45,7 @@ def running(log: Path, **settings: str) -> Iterator[tuple[Any, list[str]]]:
     try:
         expected = 1 + ("ops_port" in settings)
         wait_for(lambda: len(_addresses(log)) == expected or process.poll() is not None)
-        for url in _addresses(log):
-            wait_for(lambda url=url: _status(f"{url}/readyz") == 200)
+        wait_for(lambda: all(_status(f"{url}/readyz") == 200 for url in _addresses(log)))
         yield process, _addresses(log)
     finally:
         if process.poll() is None:
