@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from simpleseg_training.tokenizer import cut_tokenizer, qwen_tokenizer_file
 
 from .fake_upstream import Asked, FakeUpstream, Plan
 from .remote_support import MakeUpstream, usual
-from .support import StartEngine
+from .support import DEMO_MODEL, DEMO_PX, StartEngine
+from .vllm_process import VllmProcess
 
 IMAGE_PX = 64
 
@@ -101,6 +103,16 @@ def make_upstream() -> Iterator[MakeUpstream]:
     yield make
     for upstream in made:
         upstream.close()
+
+
+@pytest.fixture(scope="session")
+def demo_upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmProcess]:
+    """vLLM's own server with the demo model; who kills it starts it again."""
+    log = tmp_path_factory.mktemp("demo_upstream") / "log"
+    with closing(VllmProcess(DEMO_MODEL, log, image_px=DEMO_PX)) as upstream:
+        upstream.start()
+        upstream.wait()
+        yield upstream
 
 
 def _qwen25_config(tokenizer: Tokenizer) -> Qwen2_5_VLConfig:

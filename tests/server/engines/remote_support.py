@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from simpleseg_server.engines.base import (
     EngineAwayError,
@@ -33,14 +33,19 @@ def usual(asked: Asked) -> str:
 MakeUpstream = Callable[..., FakeUpstream]
 
 
-def options(*upstreams: FakeUpstream, **changes: Any) -> RemoteOptions:
+class HasUrl(Protocol):
+    @property
+    def url(self) -> str: ...
+
+
+def options(*upstreams: HasUrl, **changes: Any) -> RemoteOptions:
     addresses = tuple(Address(upstream.url) for upstream in upstreams)
     settings: dict[str, Any] = {"timeouts": PATIENT, "probe_interval_s": 0.1} | changes
     return RemoteOptions(addresses, **settings)
 
 
 @asynccontextmanager
-async def running(*upstreams: FakeUpstream, **changes: Any) -> AsyncIterator[RemoteEngine]:
+async def running(*upstreams: HasUrl, **changes: Any) -> AsyncIterator[RemoteEngine]:
     engine = RemoteEngine(options(*upstreams, **changes))
     await engine.start()
     try:

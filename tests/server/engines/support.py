@@ -3,15 +3,21 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import simpleseg_server
 from simpleseg_polygon.prompts import Target, instruction
 from simpleseg_server.engines.base import Engine, GenerationRequest, TokenLogprob, Usage
 from simpleseg_server.engines.decoding import Decoder
 from simpleseg_server.engines.transformers import TransformersEngine
+
+DEMO_MODEL = Path(simpleseg_server.__file__).parent / "demo_model"
+DEMO_PX = 128
+"""The one image size of the demo model."""
 
 StartEngine = Callable[..., TransformersEngine]
 

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,12 +18,17 @@ from simpleseg_server.engines.base import (
     EngineError,
     GenerationRequest,
 )
+from simpleseg_server.engines.remote import RemoteEngine
 from simpleseg_server.engines.scripted import ScriptedEngine
 from simpleseg_server.engines.transformers import TransformersEngine
 from simpleseg_server.engines.vllm import VllmEngine
 from simpleseg_server.engines.vllm_backend import VllmOptions
 
+from .conftest import IMAGE_PX
+from .fake_upstream import FakeUpstream, Plan
+from .remote_support import options, usual
 from .support import Outcome, answer, ask
+from .vllm_process import VllmProcess
 
 T = TypeVar("T")
 MakeEngine = Callable[[], Engine]
@@ -66,14 +71,23 @@ def _script(request: GenerationRequest) -> str:
     return SCRIPTED[request.target]
 
 
-def _maker(name: str, checkpoint: Path) -> MakeEngine:
+@contextmanager
+def _maker(name: str, checkpoint: Path, log: Path) -> Iterator[MakeEngine]:
+    """What makes engines of a kind; the servers that the remote ones need run meanwhile."""
     if name == "scripted":
-        return lambda: ScriptedEngine(_script)
-    if name == "embedded":
-        return lambda: TransformersEngine(checkpoint, num_threads=1)
-    return lambda: VllmEngine(
-        checkpoint, VllmOptions(dtype="float32", draft=name == "vllm-drafting")
-    )
+        yield lambda: ScriptedEngine(_script)
+    elif name == "embedded":
+        yield lambda: TransformersEngine(checkpoint, num_threads=1)
+    elif name == "remote":
+        with closing(FakeUpstream(lambda asked: Plan(usual(asked)))) as upstream:
+            yield lambda: RemoteEngine(options(upstream))
+    elif name == "remote-vllm":
+        with closing(VllmProcess(checkpoint, log, image_px=IMAGE_PX)) as upstream:
+            upstream.start()
+            yield lambda: RemoteEngine(options(upstream, input_hw=(IMAGE_PX, IMAGE_PX)))
+    else:
+        drafts = name == "vllm-drafting"
+        yield lambda: VllmEngine(checkpoint, VllmOptions(dtype="float32", draft=drafts))
 
 
 @pytest.fixture(
@@ -81,13 +95,19 @@ def _maker(name: str, checkpoint: Path) -> MakeEngine:
     params=[
         "scripted",
         "embedded",
+        "remote",
         pytest.param("vllm", marks=pytest.mark.vllm),
         pytest.param("vllm-drafting", marks=pytest.mark.vllm),
+        pytest.param("remote-vllm", marks=pytest.mark.vllm),
     ],
 )
-def running(request: pytest.FixtureRequest, qwen3_checkpoint: Path) -> Iterator[Running]:
-    make = _maker(request.param, qwen3_checkpoint)
-    with asyncio.Runner() as runner:
+def running(
+    request: pytest.FixtureRequest,
+    qwen3_checkpoint: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Running]:
+    log = tmp_path_factory.mktemp("upstream") / "log"
+    with _maker(request.param, qwen3_checkpoint, log) as make, asyncio.Runner() as runner:
         engine = make()
         runner.run(engine.start())
         yield Running(engine, make, runner)

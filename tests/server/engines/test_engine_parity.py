@@ -2,19 +2,20 @@
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
-import simpleseg_server
 from simpleseg_polygon.prompts import instruction
 from simpleseg_server.engines.base import Engine, GenerationRequest
+from simpleseg_server.engines.remote import RemoteEngine
 from simpleseg_server.engines.transformers import TransformersEngine
 from simpleseg_server.engines.vllm import VllmEngine
 from simpleseg_server.engines.vllm_backend import VllmOptions
 from simpleseg_training.cases import load_cases
 
-from .support import Outcome, answer
+from .remote_support import options
+from .support import DEMO_MODEL, DEMO_PX, Outcome, answer
+from .vllm_process import VllmProcess
 
 SCENES = 16
 # The target of the demo model; a model that was hardly trained may draft worse.
@@ -22,8 +23,6 @@ MOST_STEPS_PER_TOKEN = 0.5
 # Two choices whose log-probabilities are no further apart are a tie.
 TIE = 0.01
 MOST_TIES = 2
-DEMO_MODEL = Path(simpleseg_server.__file__).parent / "demo_model"
-
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(
@@ -33,7 +32,7 @@ pytestmark = [
 
 
 def requests() -> list[GenerationRequest]:
-    cases = load_cases("demo-multi", "test", SCENES, 128)
+    cases = load_cases("demo-multi", "test", SCENES, DEMO_PX)
     return [
         GenerationRequest(
             request_id=f"scene {number}",
@@ -65,10 +64,16 @@ def embedded() -> list[Outcome]:
     return alone
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "drafting"])
-def vllm(request: pytest.FixtureRequest) -> tuple[bool, list[Outcome], list[Outcome]]:
-    options = VllmOptions(dtype="float32", draft=request.param)
-    return request.param, *asyncio.run(_answers(VllmEngine(DEMO_MODEL, options)))
+@pytest.fixture(scope="module", params=["plain", "drafting", "remote"])
+def vllm(request: pytest.FixtureRequest) -> tuple[str, list[Outcome], list[Outcome]]:
+    engine: Engine
+    if request.param == "remote":
+        upstream: VllmProcess = request.getfixturevalue("demo_upstream")
+        engine = RemoteEngine(options(upstream, input_hw=(DEMO_PX, DEMO_PX)))
+    else:
+        drafts = request.param == "drafting"
+        engine = VllmEngine(DEMO_MODEL, VllmOptions(dtype="float32", draft=drafts))
+    return request.param, *asyncio.run(_answers(engine))
 
 
 def _same_tokens(first: Sequence[Outcome], second: Sequence[Outcome]) -> None:
@@ -90,7 +95,7 @@ def _same_tokens(first: Sequence[Outcome], second: Sequence[Outcome]) -> None:
 
 
 def test_alone_and_together_they_write_the_same_tokens(
-    embedded: list[Outcome], vllm: tuple[bool, list[Outcome], list[Outcome]]
+    embedded: list[Outcome], vllm: tuple[str, list[Outcome], list[Outcome]]
 ) -> None:
     _, alone, together = vllm
     _same_tokens(alone, embedded)
@@ -98,7 +103,7 @@ def test_alone_and_together_they_write_the_same_tokens(
 
 
 def test_log_probabilities_are_those_among_the_allowed_tokens(
-    embedded: list[Outcome], vllm: tuple[bool, list[Outcome], list[Outcome]]
+    embedded: list[Outcome], vllm: tuple[str, list[Outcome], list[Outcome]]
 ) -> None:
     """Which the embedded engine's are; images are preprocessed by other code, hence the slack."""
     for one, other in zip(vllm[1], embedded, strict=True):
@@ -108,11 +113,13 @@ def test_log_probabilities_are_those_among_the_allowed_tokens(
             )
 
 
-def test_drafting_saves_steps(vllm: tuple[bool, list[Outcome], list[Outcome]]) -> None:
-    drafts, alone, _ = vllm
+def test_drafting_saves_steps(vllm: tuple[str, list[Outcome], list[Outcome]]) -> None:
+    kind, alone, _ = vllm
     tokens = sum(outcome.usage.completion_tokens for outcome in alone)
     steps = sum(outcome.usage.forward_passes for outcome in alone)
-    if drafts:
+    if kind == "drafting":
         assert steps / tokens <= MOST_STEPS_PER_TOKEN
+    elif kind == "remote":  # steps whose output came together count as one
+        assert 0 < steps <= tokens - len(alone)
     else:
         assert steps == tokens - len(alone)
