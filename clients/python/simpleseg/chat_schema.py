@@ -37,7 +37,7 @@ MAX_MESSAGES = 256
 MAX_PARTS = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # typing takes equal annotations for the same, and 0 == False
 class Only:
     """For ``Annotated``: null and these values are taken; they ask for what happens anyway."""
 
