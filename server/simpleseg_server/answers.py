@@ -3,7 +3,6 @@
 Everything here computes; call ``to_result`` in a worker thread.
 """
 
-import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from simpleseg_polygon.geometry import WHOLE, Box, ImageSize, Point, Region
 from simpleseg_server.engines.base import TokenLogprob, Usage
 from simpleseg_server.errors import ApiError
 from simpleseg_server.representations import Subject, Wanted, represent
+from simpleseg_server.scores import Calibrations, score_of, scores_of
 from simpleseg_server.telemetry import StageTimes
 
 _PIXEL_DECIMALS = 2
@@ -130,13 +130,14 @@ def to_result(
     wanted: Wanted,
     frame: Frame,
     times: StageTimes,
+    calibrations: Calibrations,
 ) -> tuple[Result, list[ResultWarning]]:
     """The result of one prompt and the warnings about it; never raises on any answer text."""
     with times.measure("parse"):
         parsed, fields = _PARSERS[target](answer, frame)
     status = _status(parsed.status, answer.finish_reason)
     has_value = bool(parsed.value.parts if target == "region" else parsed.value)
-    score = _score(answer, target) if has_value else None
+    score, score_type = _score(answer, target, calibrations) if has_value else (None, None)
     notes: list[ParseWarning] = []
     if target == "region":
         with times.measure("rasterize"):
@@ -152,8 +153,9 @@ def to_result(
         status=status,
         finish_reason=answer.finish_reason,
         score=score,
-        score_type=_score_type(answer, target) if has_value else None,
+        score_type=score_type,
         **fields,
+        **_extras(answer, wanted),
     )
     late = (_LATE,) if answer.finish_reason == "deadline" else ()
     return result, result_warnings((*parsed.warnings, *notes, *late), index)
@@ -170,6 +172,23 @@ def failed_result(index: int, item: PromptItem) -> tuple[Result, list[ResultWarn
 
 def result_warnings(notes: Iterable[ParseWarning], index: int | None) -> list[ResultWarning]:
     return [ResultWarning(code=n.code, message=n.message, result=index) for n in notes]
+
+
+def _score(
+    answer: Answer, target: Target, calibrations: Calibrations
+) -> tuple[float, ScoreType] | tuple[None, None]:
+    if answer.agreement is not None:
+        return round(answer.agreement, 6), "sample_agreement"
+    return score_of(answer.tokens, target, calibrations) or (None, None)
+
+
+def _extras(answer: Answer, wanted: Wanted) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if "raw_text" in wanted.include:
+        fields["raw_text"] = answer.text
+    if "scores" in wanted.include:
+        fields["scores"] = scores_of(answer.tokens)
+    return fields
 
 
 def _status(parsed: Status, finish_reason: FinishReason) -> Status:
@@ -214,25 +233,3 @@ _PARSERS = {
     "point": _point_fields,
     "text": _text_fields,
 }
-
-
-def _score_type(answer: Answer, target: Target) -> ScoreType:
-    if answer.agreement is not None:
-        return "sample_agreement"
-    if target == "text":
-        return "geometric_mean_token_probability"
-    return "geometric_mean_coordinate_token_probability"
-
-
-def _score(answer: Answer, target: Target) -> float | None:
-    """How far several answers agree, or the geometric mean probability of the tokens that carry the
-    answer: those with a digit, or all of them in a description. None where the engine gave no
-    probabilities."""
-    if answer.agreement is not None:
-        return round(answer.agreement, 6)
-    tokens = answer.tokens
-    counted = [t.logprob for t in tokens if target == "text" or any(map(str.isdigit, t.text))]
-    finite = [value for value in counted if math.isfinite(value)]
-    if not finite:
-        return None
-    return round(math.exp(min(0.0, math.fsum(finite) / len(finite))), 6)

@@ -32,9 +32,11 @@ _JSON_FIELDS = frozenset(
         "refine",
     }
 )
-_TEXT_FIELDS = frozenset({"model", "prompt", "return", "task", "coordinates"})
-FORM_FIELDS = _JSON_FIELDS | _TEXT_FIELDS | {"image"}
-"""All fields of a form; ``_JSON_FIELDS`` are written as JSON, the others as they are."""
+_LIST_FIELDS = frozenset({"return", "include"})
+_TEXT_FIELDS = frozenset({"model", "prompt", "task", "coordinates"})
+FORM_FIELDS = _JSON_FIELDS | _LIST_FIELDS | _TEXT_FIELDS | {"image"}
+"""All fields of a form. ``_JSON_FIELDS`` are written as JSON, ``_LIST_FIELDS`` with commas or given
+several times, the others as they are."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -205,8 +207,8 @@ def _add_field(fields: dict[str, Any], name: str, content: bytes) -> None:
 
     Unknown names are passed on as text, for the schema to refuse by name.
     """
-    if name == "return":
-        fields.setdefault("return", []).extend(_field_text(content, name).split(","))
+    if name in _LIST_FIELDS:
+        fields.setdefault(name, []).extend(_field_text(content, name).split(","))
     elif name in fields:
         raise _invalid_form("a field is given twice", name)
     elif name in _JSON_FIELDS:

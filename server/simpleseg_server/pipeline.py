@@ -47,6 +47,7 @@ from simpleseg_server.image_store import ImageStore, StoredImage
 from simpleseg_server.images import DecodedImage, EngineSize, decode, is_mismatch
 from simpleseg_server.progress import Follower, Listener, Progress
 from simpleseg_server.representations import Wanted
+from simpleseg_server.scores import Calibrations
 from simpleseg_server.several import (
     NOT_REFINED,
     Answers,
@@ -197,6 +198,8 @@ class Segmenter:
 
     def response(self, job: Job, outcomes: Sequence[Outcome]) -> SegmentResponse:
         job.times.add("total", job.times.elapsed_ms())
+        is_timed = "timings" in job.call.request.include
+        timings = {"timings_ms": job.times.to_dict()} if is_timed else {}
         return SegmentResponse(
             object="segmentation",
             id=job.id,
@@ -205,7 +208,7 @@ class Segmenter:
             image=job.image_info,
             results=[outcome.result for outcome in outcomes],
             usage=_usage(outcomes),
-            timings_ms=job.times.to_dict(),
+            **timings,
             warnings=[*job.warnings, *(w for outcome in outcomes for w in outcome.warnings)],
         )
 
@@ -262,7 +265,8 @@ class Segmenter:
             job.times.at_least("prefill", one.usage.prefill_ms)
             job.times.at_least("decode", one.usage.decode_ms)
         job.times.at_least("generate", job.times.elapsed_ms() - began_ms)
-        result, warnings = await self.work(_result, job, index, answer)
+        calibrations = self.engine.capabilities.calibrations
+        result, warnings = await self.work(_result, job, index, answer, calibrations)
         follower.done(answer, result)
         return Outcome(answers, result, [*warnings, *result_warnings(answers.notes, index)])
 
@@ -350,7 +354,9 @@ def _has_begun(outcome: Outcome) -> bool:
     return answer.finish_reason != "deadline" or bool(answer.text)
 
 
-def _result(job: Job, index: int, answer: Answer) -> tuple[Result, list[ResultWarning]]:
+def _result(
+    job: Job, index: int, answer: Answer, calibrations: Calibrations
+) -> tuple[Result, list[ResultWarning]]:
     request = job.call.request
     item = job.call.items[index]
     wanted = Wanted.by(request, job.call.items)
@@ -358,7 +364,7 @@ def _result(job: Job, index: int, answer: Answer) -> tuple[Result, list[ResultWa
     is_free = job.call.wording is not None and target == "text"
     if is_free and parse_region(answer.text).value.parts:
         target = "region"  # which may be the answer to any question
-    return to_result(index, item, target, answer, wanted, job.frame, job.times)
+    return to_result(index, item, target, answer, wanted, job.frame, job.times, calibrations)
 
 
 def _check_at_most(value: float | None, limit: int, param: str) -> None:

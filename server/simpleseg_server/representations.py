@@ -18,6 +18,7 @@ from simpleseg.schema import (
     DEFAULT_LABEL,
     DEFAULT_OUTPUTS,
     Coordinates,
+    Include,
     Output,
     PromptItem,
     Rle,
@@ -47,6 +48,7 @@ class Wanted:
     coordinates: Coordinates
     tolerance: float
     labels: tuple[str, ...]
+    include: tuple[Include, ...] = ()
 
     @staticmethod
     def by(request: SegmentRequest, items: tuple[PromptItem, ...]) -> "Wanted":
@@ -55,6 +57,7 @@ class Wanted:
             request.coordinates,
             request.simplify or 0.0,
             tuple(item.text or DEFAULT_LABEL for item in items),
+            tuple(request.include),
         )
 
     def simplified(self, region: Region, size: ImageSize) -> Region:

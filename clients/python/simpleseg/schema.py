@@ -31,10 +31,13 @@ Status = Literal["ok", "empty", "truncated", "invalid"]
 Task = Literal["region", "box", "point", "text"]
 FinishReason = Literal["stop", "length", "deadline", "error"]
 ScoreType = Literal[
+    "expected_iou",
     "sample_agreement",
     "geometric_mean_coordinate_token_probability",
     "geometric_mean_token_probability",
 ]
+
+Include = Literal["timings", "raw_text", "scores"]
 
 DEFAULT_OUTPUTS: tuple[Output, ...] = ("polygons", "bbox")
 DEFAULT_LABEL = "object"
@@ -182,6 +185,12 @@ class SegmentRequest(RequestModel):
         "object.",
     )
 
+    include: list[Include] = Field(
+        default=["timings"],
+        description="What else to tell: `timings` of the stages, the model's `raw_text`, the "
+        "`scores` that the score is made of.",
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> "SegmentRequest":
         if self.prompt is not None and self.prompts is not None:
@@ -235,6 +244,20 @@ class Rle(ResponseModel):
     counts: str
 
 
+class Scores(ResponseModel):
+    """Geometric mean probabilities, in [0, 1], of an answer's tokens.
+
+    ``coordinate``: of those that hold decimals; ``leading``: a number's first decimal; ``weakest``:
+    the least of these; ``first_vertex``: the first two of these; ``structure``: all other tokens.
+    """
+
+    coordinate: float
+    leading: float
+    weakest: float
+    first_vertex: float
+    structure: float
+
+
 class Result(ResponseModel):
     """The answer to one prompt. Outputs that were not asked for are absent.
 
@@ -243,7 +266,8 @@ class Result(ResponseModel):
     ``polygons`` are parts to be united: exterior rings, not closed, in the order in which the model
     wrote them (clockwise on screen, as the models are trained). They are not a GeoJSON Polygon.
     ``area`` is the share of the image, in [0, 1].
-    ``score`` in (0, 1] is the kind of mean that ``score_type`` names; null without an answer.
+    ``score`` in [0, 1] is what ``score_type`` names: the IoU that is to be expected, where the
+    model was calibrated, else a mean probability or agreement; null without an answer.
     """
 
     index: int
@@ -283,6 +307,8 @@ class Result(ResponseModel):
     boxes: list[list[float]] | None = Field(default=None, description="For task box.")
     points: list[list[float]] | None = Field(default=None, description="For task point.")
     text: str | None = Field(default=None, description="For task text.")
+    raw_text: str | None = Field(default=None, description="What the model wrote, to the letter.")
+    scores: Scores | None = None
 
 
 class DraftUsage(ResponseModel):
@@ -365,7 +391,7 @@ class SegmentResponse(ResponseModel):
     image: ImageInfo
     results: list[Result]
     usage: Usage
-    timings_ms: dict[str, float]
+    timings_ms: dict[str, float] = Field(default_factory=dict)
     warnings: list[ResultWarning]
 
 

@@ -1,13 +1,14 @@
 """The Engine protocol: an image and an instruction in, answer text with token probabilities out."""
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import Metric
 
+from simpleseg_polygon.confidence import Calibration
 from simpleseg_polygon.prompts import Target
 
 FinishReason = Literal["stop", "length"]
@@ -120,7 +121,8 @@ class Capabilities:
     ``max_pixels`` is the area beyond which the engine scales images down; the server may scale
     larger images before handing them over. ``input_hw`` is set where the model was trained on one
     fixed size: then images are stretched to exactly it (coordinates are normalised, so answers
-    need no mapping back). ``logprobs``: tokens come with log-probabilities.
+    need no mapping back). ``logprobs``: tokens come with log-probabilities. ``calibrations`` say,
+    for some targets, what these mean for an answer's IoU.
     """
 
     engine: str
@@ -131,6 +133,7 @@ class Capabilities:
     max_pixels: int
     input_hw: tuple[int, int] | None = None
     logprobs: bool = True
+    calibrations: Mapping[Target, Calibration] = field(default_factory=dict)
 
 
 class EngineError(Exception):

@@ -5,11 +5,13 @@ A profile is chosen by hub id for the published checkpoints, else by the ``model
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from simpleseg_polygon.confidence import Calibration
+from simpleseg_polygon.prompts import Target
 from simpleseg_server.engines.base import Turn
 
 PROFILE_FILE = "simpleseg.json"
@@ -52,6 +54,7 @@ class Profile:
     ``coordinates`` are what its answers count in: nothing but shares of width and height is served.
     ``final_dot`` says whether its answers end with a dot, which matters to drafts alone.
     ``max_tokens`` bounds an answer. ``dtype`` is what the embedded engine loads weights in.
+    ``calibration`` has, for some targets, the weights that ``simpleseg calibrate`` found.
     ``needs_remote_code`` and ``needs_vllm`` say what it cannot be served without.
     """
 
@@ -66,6 +69,7 @@ class Profile:
     final_dot: bool = True
     max_tokens: int = 8192
     dtype: str = "float32"
+    calibration: Mapping[Target, Calibration] = field(default_factory=dict)
     needs_remote_code: bool = False
     needs_vllm: bool = False
 
@@ -85,6 +89,10 @@ class Profile:
         if entries.get("input_hw") is not None:
             height, width = entries["input_hw"]
             entries["input_hw"] = (int(height), int(width))
+        entries["calibration"] = {
+            target: Calibration.from_dict(weights)
+            for target, weights in entries.get("calibration", {}).items()
+        }
         profile = PUBLISHED.get(path) or of_model_type(
             read_json(path, CONFIG_FILE).get("model_type")
         )

@@ -94,6 +94,7 @@ class TransformersEngine:
             max_concurrency=self._max_batch,
             max_pixels=checkpoint.max_pixels,
             input_hw=checkpoint.input_hw,
+            calibrations=checkpoint.profile.calibration,
         )
         try:
             async for _ in self.generate(_warm_up_request(checkpoint)):

@@ -195,6 +195,8 @@ class _ServedModel:
             max_concurrency=options.max_num_seqs,
             max_pixels=images.max_pixels,
             input_hw=profile.input_hw,
+            # An adapter is another model, with probabilities of its own.
+            calibrations={} if options.adapter else profile.calibration,
         )
 
     def generation(self, request: GenerationRequest, limit: ItemLimit | None) -> Generation:

@@ -36,6 +36,7 @@ REQUEST_BODY = {
                     "prompts": {"type": "string", "description": "A JSON list, as in the body."},
                     "task": {"type": "string", "default": "region"},
                     "return": {"type": "array", "items": {"type": "string"}},
+                    "include": {"type": "array", "items": {"type": "string"}},
                     "coordinates": {"type": "string", "default": "normalized"},
                     "simplify": {"type": "number"},
                     "model": {"type": "string"},
