@@ -145,6 +145,14 @@ def test_start_warms_every_task_up(bench: Bench) -> None:
     assert grammars.count(None) == 1  # text has none
 
 
+@pytest.mark.vllm
+def test_the_warm_up_asks_for_log_probabilities(bench: Bench) -> None:
+    from simpleseg_server.engines.vllm_compat import sampling_params
+
+    params = [sampling_params(generation) for generation in bench.backend.generations]
+    assert [one.logprobs for one in params] == [0] * 4  # that of the token itself
+
+
 def test_a_request_becomes_a_generation(bench: Bench, tokenizer: Tokenizer) -> None:
     request = replace(ask(1, max_points=None), temperature=0.5, seed=3, max_tokens=200)
     answers(bench.engine, [request, request])
