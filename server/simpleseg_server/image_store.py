@@ -4,12 +4,15 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from cachetools import TTLCache
 
 from simpleseg.schema import UploadedImage
 from simpleseg_server.errors import ApiError
 from simpleseg_server.images import DecodedImage
+
+Look = Literal["hit", "miss"]
 
 
 @dataclass(frozen=True)
@@ -45,17 +48,23 @@ class ImageStore:
     """At most ``max_bytes`` of files and pixels, each for ``ttl_s`` seconds; what was used least
     recently goes first. For one event loop, in memory only.
 
-    Ids are random, and an image is found only by the key that brought it.
+    Ids are random, and an image is found only by the key that brought it. ``on_look`` is told of
+    every look for one.
     """
 
     def __init__(
-        self, max_bytes: int, ttl_s: float, clock: Callable[[], float] = time.time
+        self,
+        max_bytes: int,
+        ttl_s: float,
+        clock: Callable[[], float] = time.time,
+        on_look: Callable[[Look], None] = lambda _: None,
     ) -> None:
         self._images: TTLCache[str, StoredImage] = TTLCache(
             max_bytes, ttl_s, timer=clock, getsizeof=lambda image: image.size_bytes
         )
         self._ttl_s = ttl_s
         self._clock = clock
+        self._on_look = on_look
 
     @property
     def used_bytes(self) -> float:
@@ -76,7 +85,9 @@ class ImageStore:
     def find(self, name: str, owner: str, param: str) -> StoredImage:
         """Raises ApiError 404 image_not_found, which is also what somebody else's image gives."""
         stored = self._images.get(name)
-        if stored is None or stored.owner != owner:
+        is_there = stored is not None and stored.owner == owner
+        self._on_look("hit" if is_there else "miss")
+        if stored is None or not is_there:
             message = "no such image; it may have expired: upload it again"
             raise ApiError(404, "image_not_found", message, param=param)
         return stored

@@ -27,7 +27,11 @@ class Services:
     @cached_property
     def images(self) -> ImageStore:
         """The images that clients have uploaded."""
-        return ImageStore(self.settings.max_kept_image_bytes, self.settings.kept_image_ttl_s)
+        return ImageStore(
+            self.settings.max_kept_image_bytes,
+            self.settings.kept_image_ttl_s,
+            on_look=lambda look: self.metrics.image_cache.labels(look).inc(),
+        )
 
     @cached_property
     def segmenter(self) -> Segmenter:

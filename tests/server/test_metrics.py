@@ -124,6 +124,16 @@ def test_every_stage_is_there_and_those_that_ran_have_counts(used: Any) -> None:
     assert value(text, name, stage="read_body") == 6
 
 
+def test_kept_images_count_hits_and_misses(client: Any, image64: str) -> None:
+    kept = client.post("/v1/images", json={"image": image64}).json()["id"]
+    for name, status in ((kept, 200), (kept, 200), ("img_0", 404)):
+        body = {"image": {"id": name}, "prompt": "x"}
+        assert client.post("/segment", json=body).status_code == status
+    text = client.get("/metrics").text
+    assert value(text, "simpleseg_image_cache_total", outcome="hit") == 2
+    assert value(text, "simpleseg_image_cache_total", outcome="miss") == 1
+
+
 def test_the_build_is_described(used: Any) -> None:
     text = used.get("/metrics").text
     info = {"model": "scripted-model", "engine": "scripted", "grammar": fingerprint()}
