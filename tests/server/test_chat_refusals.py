@@ -28,29 +28,14 @@ def test_grammars_of_clients(client: Any, image64: str, name: str, value: Any) -
     assert refused(client, user(image64), **fields) == (400, "parameter_not_allowed", name)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(
-            "guided_json",
-            "guided_regex",
-            "guided_choice",
-            "guided_grammar",
-            "best_of",
-            "min_tokens",
-        ),
-        *(
-            "min_tokens",
-            "bad_words",
-            "priority",
-            "cache_salt",
-            "chat_template",
-            "chat_template_kwargs",
-        ),
-        *("mm_processor_kwargs", "prompt_embeds", "top_k", "repetition_penalty", "prompt"),
-        *("include_reasoning", "add_generation_prompt", "echo", "ignore_eos", "lora_request"),
-    ],
-)
+UNKNOWN = """
+    guided_json guided_regex guided_choice guided_grammar best_of min_tokens bad_words priority
+    cache_salt chat_template chat_template_kwargs mm_processor_kwargs prompt_embeds top_k
+    repetition_penalty prompt include_reasoning add_generation_prompt echo ignore_eos lora_request
+"""
+
+
+@pytest.mark.parametrize("name", UNKNOWN.split())
 def test_unknown_parameters(client: Any, engine: Any, image64: str, name: str) -> None:
     fields = {name: 1}
     assert refused(client, user(image64), **fields) == (400, "unknown_parameter", name)
