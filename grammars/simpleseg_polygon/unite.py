@@ -23,8 +23,9 @@ GridPoint = tuple[int, int]
 GridRing = tuple[GridPoint, ...]
 
 MAX_PAIRS = 1 << 23
-"""Limit on the comparisons of one step; an outline of a few thousand vertices stays far below it,
-and a scribble of a thousand random ones does not."""
+"""Limit on the comparisons of one step; outlines of ten thousand vertices stay below it."""
+MAX_CUTS = 4096
+"""Limit on the cuts, two for each crossing; outlines of objects have none, or a few."""
 
 _MAX_ROUNDS = 32  # moving edges to grid points may make them meet others
 _PAIRS_PER_BLOCK = 1 << 20  # bounds the memory to about 100 MB
@@ -210,7 +211,7 @@ def _cuts_of(first: _Ints, last: _Ints, i: _Ints, j: _Ints) -> _Cuts:
 def _cut(edges: _Edges, cuts: _Cuts) -> _Edges:
     """The edges in pieces, in the order in which they were passed."""
     count = len(edges.start)
-    if count + len(cuts.edge) > MAX_PAIRS // 256:
+    if len(cuts.edge) > MAX_CUTS:
         raise TooComplexError("the outlines cross too often")
     edge = np.concatenate([np.arange(count), cuts.edge])
     start = np.concatenate([edges.start, cuts.xy])
@@ -273,7 +274,7 @@ def _covered_above_below(edges: _Edges, middle: _Ints) -> tuple[_Bools, _Bools]:
 
     ``middle`` holds doubled coordinates, so that the middle of every edge is on the grid.
     """
-    if len(middle) * len(edges.start) > 4 * MAX_PAIRS:
+    if len(middle) * len(edges.start) > 2 * MAX_PAIRS:
         raise TooComplexError("the outlines cross too often")
     first_of_ring = np.flatnonzero(np.diff(edges.ring, prepend=-1))
     (x0, y0), (x1, y1) = 2 * edges.start.T, 2 * edges.end.T
@@ -355,8 +356,15 @@ def _doubled_area(ring: GridRing) -> int:
     return sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(ring, following, strict=True))
 
 
+def _box(ring: Sequence[GridPoint]) -> tuple[GridPoint, GridPoint]:
+    xs, ys = zip(*ring, strict=True)
+    return (min(xs), min(ys)), (max(xs), max(ys))
+
+
 def _is_inside(ring: GridRing, outline: GridRing) -> bool:
     """Whether a ring lies inside an outline, with which it shares no edge."""
+    if _box(outline) != _box((*outline, *ring)):
+        return False
     start = np.array(outline, np.int64)
     edges = _Edges(start, np.roll(start, -1, axis=0), np.zeros(len(start), np.int64))
     (x0, y0), (x1, y1) = ring[:2]
