@@ -1,11 +1,18 @@
 """The remote engine when servers fail, are busy, go away and come back."""
 
 import asyncio
+import base64
+import io
+import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from PIL import Image
+from starlette.testclient import TestClient
 
+from simpleseg_server.app import create_app
+from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import (
     EngineAwayError,
     EngineError,
@@ -21,6 +28,7 @@ from .remote_support import (
     ask_for,
     collect,
     is_well,
+    options,
     running,
     until,
     usual,
@@ -282,3 +290,42 @@ def test_concurrency_is_bounded_and_what_waits_is_answered(make_upstream: MakeUp
 
     asyncio.run(run())
     assert max(most) == 3
+
+
+def test_readiness_follows_the_upstream_and_the_server_stays_alive(
+    make_upstream: MakeUpstream,
+) -> None:
+    upstream = make_upstream()
+    image = base64.b64encode(picture_bytes()).decode()
+
+    def wait_for(client: TestClient, status: int) -> None:
+        deadline = time.monotonic() + 20
+        while client.get("/readyz").status_code != status:
+            assert time.monotonic() < deadline, "it did not happen in time"
+            time.sleep(0.02)
+
+    with TestClient(create_app(Settings(), RemoteEngine(options(upstream)))) as client:
+        wait_for(client, 200)
+        for _ in range(2):
+            result = client.post("/segment", json={"image": image, "prompt": "a cat"}).json()
+            assert result["results"][0]["status"] == "ok"
+            upstream.stop()
+            wait_for(client, 503)
+            assert client.get("/livez").json()["status"] == "unavailable"
+            refused = client.post("/segment", json={"image": image, "prompt": "a cat"})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (
+                503,
+                "engine_unavailable",
+            )
+            upstream.start()
+            wait_for(client, 200)
+        upstream.script = lambda _: Plan(status=429, headers={"retry-after": "9"})
+        refused = client.post("/segment", json={"image": image, "prompt": "a cat"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+        assert refused.headers["retry-after"] == "9"
+
+
+def picture_bytes() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 20), "red").save(buffer, "PNG")
+    return buffer.getvalue()
