@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -39,12 +40,12 @@ from simpleseg_server.engines.base import Usage as EngineUsage
 from simpleseg_server.errors import (
     ApiError,
     engine_unavailable,
-    model_not_found,
     overloaded,
     queue_timeout,
 )
 from simpleseg_server.image_store import ImageStore, StoredImage
 from simpleseg_server.images import DecodedImage, EngineSize, decode, is_mismatch
+from simpleseg_server.limits import check_limits
 from simpleseg_server.progress import Follower, Listener, Progress
 from simpleseg_server.representations import Wanted
 from simpleseg_server.scores import Calibrations
@@ -56,6 +57,7 @@ from simpleseg_server.several import (
     view_around,
 )
 from simpleseg_server.telemetry import StageTimes
+from simpleseg_server.telling import told_by
 
 T = TypeVar("T")
 
@@ -124,7 +126,7 @@ class Segmenter:
 
     async def job(self, call: Call, request_id: str, times: StageTimes, owner: str = "") -> Job:
         """A call that nothing is wrong with, its image decoded. Raises ApiError."""
-        self._check_limits(call)
+        check_limits(call, self.settings, self.engine.capabilities)
         if call.image_id is not None:
             stored = self.images.find(call.image_id, owner, call.image_param)
             call, image = replace(call, image_bytes=stored.data), stored.image
@@ -215,18 +217,16 @@ class Segmenter:
     async def stream(self, job: Job) -> AsyncGenerator[StreamEvent, None]:
         """The events of a run, ``Completed`` last. Raises what ``run`` raises; closing it cancels
         the engine."""
-        events: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
-        running = asyncio.create_task(self.run(job, events.put_nowait))
-        running.add_done_callback(lambda _: events.put_nowait(None))
-        try:
-            model = self.engine.capabilities.model
-            yield Created(id=job.id, created=job.created, model=model, image=job.image_info)
-            while (event := await events.get()) is not None:
+
+        async def run(listen: Listener) -> None:
+            response = await self.run(job, listen)
+            listen(Completed(response=response))
+
+        model = self.engine.capabilities.model
+        yield Created(id=job.id, created=job.created, model=model, image=job.image_info)
+        async with aclosing(told_by(run)) as events:
+            async for event in events:
                 yield event
-            yield Completed(response=running.result())
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
 
     async def work(self, function: Callable[..., T], *args: Any) -> T:
         """Run blocking work in a worker thread."""
@@ -235,23 +235,6 @@ class Segmenter:
     def _engine_size(self) -> EngineSize:
         capabilities = self.engine.capabilities
         return EngineSize(capabilities.max_pixels, capabilities.input_hw)
-
-    def _check_limits(self, call: Call) -> None:
-        """Refuse what this server or its model does not serve, before any costly work."""
-        request, settings, capabilities = call.request, self.settings, self.engine.capabilities
-        if request.model not in (None, capabilities.model):
-            raise model_not_found("model")
-        if request.task not in capabilities.targets:
-            raise ApiError(422, "task_unsupported", "the model has no such task", param="task")
-        if len(call.items) > settings.max_prompts:
-            message = f"at most {settings.max_prompts} prompts in a request"
-            raise ApiError(422, "too_many_prompts", message, param="prompts")
-        _check_at_most(request.max_points, settings.max_points, "max_points")
-        if request.coordinates == "normalized":
-            _check_at_most(request.simplify, 1, "simplify")
-        most_tokens = min(settings.max_tokens, capabilities.max_tokens)
-        _check_at_most(request.max_tokens, most_tokens, "max_tokens")
-        _check_at_most(request.deadline_ms, settings.max_deadline_ms, "deadline_ms")
 
     async def _outcome(self, job: Job, index: int, follower: Follower) -> Outcome:
         began_ms = job.times.elapsed_ms()
@@ -365,11 +348,6 @@ def _result(
     if is_free and parse_region(answer.text).value.parts:
         target = "region"  # which may be the answer to any question
     return to_result(index, item, target, answer, wanted, job.frame, job.times, calibrations)
-
-
-def _check_at_most(value: float | None, limit: int, param: str) -> None:
-    if value is not None and value > limit:
-        raise ApiError(422, "value_out_of_range", f"must be at most {limit}", param=param)
 
 
 def _image_warnings(image: DecodedImage, declared_type: str | None) -> list[ResultWarning]:

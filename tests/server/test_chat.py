@@ -199,6 +199,11 @@ def test_a_limit_has_two_names(client: Any, engine: Any, image64: str, name: str
     assert choice["message"]["segmentation"]["status"] == "truncated"
 
 
+def test_a_free_answer_may_be_short(client: Any, engine: Any, image64: str) -> None:
+    complete(client, user(image64, "Is it a dog?"), max_tokens=1)
+    assert engine.requests[0].max_tokens == 1
+
+
 def test_a_deadline_gives_what_is_finished(client: Any, engine: Any, image64: str) -> None:
     engine.default = Reply(TRIANGLE, fault="hang", fault_after=6)
     (choice,) = complete(client, user(image64), deadline_ms=300)["choices"]

@@ -104,6 +104,7 @@ def test_what_asks_for_nothing_else_is_taken(
     [
         ({"n": 9}, (422, "value_out_of_range", "n")),
         ({"n": 0}, (422, "value_out_of_range", "n")),
+        ({"max_tokens": 5}, (422, "value_out_of_range", "max_tokens")),
         ({"max_tokens": 10**6}, (422, "value_out_of_range", "max_tokens")),
         (
             {"max_completion_tokens": 10**6},
