@@ -240,8 +240,10 @@ class Metrics:
         if usage.forward_passes:
             self.tokens_per_step.observe(usage.completion_tokens / usage.forward_passes)
         for kind, count in (usage.drafts or {}).items():
-            self.draft_tokens.labels(kind, "accepted").inc(count.accepted)
-            self.draft_tokens.labels(kind, "rejected").inc(count.rejected)
+            # vLLM does not tell the kind of what it rejects: no series then, instead of a zero.
+            for outcome, tokens in (("accepted", count.accepted), ("rejected", count.rejected)):
+                if tokens:
+                    self.draft_tokens.labels(kind, outcome).inc(tokens)
 
     def _observe_result(self, result: Result, is_recovered: bool) -> None:
         is_recovered = is_recovered and result.status == "ok"

@@ -77,6 +77,14 @@ def same(first: Sequence[Outcome], second: Sequence[Outcome]) -> None:
         assert one.usage.completion_tokens == other.usage.completion_tokens
 
 
+def assert_begins(polygons: Sequence[Any], whole: Sequence[Any]) -> None:
+    """``polygons`` are those of ``whole`` up to some vertex; the last may lack vertices."""
+    if polygons:
+        *finished, last = polygons
+        assert finished == whole[: len(finished)]
+        assert last == whole[len(finished)][: len(last)]
+
+
 def decoder_of(engine: TransformersEngine) -> Decoder:
     assert engine._decoder is not None
     return engine._decoder
