@@ -11,7 +11,9 @@ from simpleseg_server.services import owner_of, services_of
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 408, 413, 415, 422, 503)
 }
-_NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ErrorResponse}}
+_NOT_FOUND: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse} for status in (404, 422)
+}
 router = APIRouter(prefix="/v1/images")
 
 _BODY = {
