@@ -8,7 +8,7 @@ import pytest
 
 from simpleseg_polygon.codec import format_region
 from simpleseg_polygon.contour import region_from_mask
-from simpleseg_polygon.drafts import Drafter, PassCount, count_passes, last_vertex, turn_again
+from simpleseg_polygon.drafts import Drafter, PassCount, count_passes
 from simpleseg_polygon.grammar import Budget, TokenTable
 
 if TYPE_CHECKING:
@@ -118,8 +118,10 @@ def test_numbers_of_several_digits_a_token_are_drafted_whole() -> None:
     vocabulary = dict(enumerate(pieces + numbers + [b"%d" % i for i in range(1, 10)]))
     token = {text: i for i, text in vocabulary.items()}
     answer = [b"[[", b"[", b"0", b".", b"400", b",", b" ", b"0", b".", b"415", b"],", b" ["]
-    draft = Drafter(vocabulary, 5).draft([token[text] for text in [*answer, b"0", b"."]])
-    assert [vocabulary[t] for t in draft] == [b"4", b",", b" ", b"0", b"."]
+    drafter = Drafter(vocabulary, 5, least_chance=0)
+    draft = [vocabulary[t] for t in drafter.draft([token[t] for t in [*answer, b"0", b"."]])]
+    assert draft[0].isdigit()
+    assert draft[1:] == [b",", b" ", b"0", b"."]
 
 
 def test_a_grid_settles_the_third_digit(qwen: "QwenTokens") -> None:
@@ -128,13 +130,6 @@ def test_a_grid_settles_the_third_digit(qwen: "QwenTokens") -> None:
     y_is_known_to_23 = qwen.encode("[[[0.1, 0.2], [0.5, 0.23")[:-1]
     text = [qwen.vocabulary[drafter.draft(ids)[0]] for ids in (x_is_known_to_23, y_is_known_to_23)]
     assert text == [b"4", b"],"]  # 30/128 = 0.234, 23/100 = 0.23
-
-
-def test_predictors() -> None:
-    assert last_vertex([(1, 2), (3, 4)]) == (3, 4)
-    assert turn_again([(500, 500)]) == (500, 500)
-    assert turn_again([(0, 0), (0, 0), (5, 5)]) == (5, 5)
-    assert turn_again([(0, 0), (100, 0), (200, 0)]) == (290, 0)
 
 
 def test_count_passes_follows_greedy_verification() -> None:
