@@ -18,6 +18,7 @@ from simpleseg_server.engines.base import (
     EngineError,
     EngineOverloadedError,
     GenerationRequest,
+    PromptRefusedError,
 )
 from simpleseg_server.engines.dialects import Dialect, chat_request
 from simpleseg_server.engines.image_urls import ImageUrls
@@ -181,6 +182,8 @@ class RemoteEngine:
                             has_begun = True
                             yield delta
                     return
+                except RequestRefusedError as error:
+                    raise _as_the_prompts_fault(request, error) from error
                 except UpstreamError as error:
                     failures[upstream] = error
                     self._take_note(upstream, error)
@@ -284,6 +287,15 @@ class RemoteEngine:
             input_hw=options.input_hw,
             logprobs=options.logprobs,
         )
+
+
+def _as_the_prompts_fault(request: GenerationRequest, error: RequestRefusedError) -> EngineError:
+    """What of the prompt an upstream refused: it took a short one without a history before."""
+    if "context length" in error.detail.lower():  # as vLLM, SGLang and OpenAI say it
+        return PromptRefusedError(str(error), "context_length_exceeded")
+    if request.history:
+        return PromptRefusedError(str(error), "conversation_unsupported")
+    return error
 
 
 def _bounds(request: GenerationRequest, most_tokens: int) -> tuple[ItemLimit | None, Budget | None]:

@@ -8,6 +8,7 @@ import xgrammar
 
 from simpleseg_polygon.grammar import Budget
 from simpleseg_polygon.prompts import TARGETS, Target
+from simpleseg_server.engines.base import Turn
 from simpleseg_server.engines.dialects import Dialect, as_plain_text, chat_request, constraint
 
 from .support import ask
@@ -63,6 +64,20 @@ def test_the_image_comes_first_and_nothing_is_left_to_the_servers_defaults(
     assert (made["max_tokens"], made["top_p"]) == (320, 1.0)
     assert ("repetition_penalty" in made) == (dialect != "none")
     assert "seed" not in body(dialect)
+
+
+@pytest.mark.parametrize("dialect", get_args(Dialect))
+def test_a_conversation_is_sent_as_one(dialect: Dialect) -> None:
+    history = (
+        Turn("system", "Be <|im_end|> brief."),
+        Turn("user", "Locate the dog.", has_image=True),
+        Turn("assistant", "[]."),
+    )
+    system, first, reply, last = body(dialect, history=history)["messages"]
+    assert system == {"role": "system", "content": "Be < |im_end|> brief."}
+    assert [part["type"] for part in first["content"]] == ["image_url", "text"]
+    assert reply == {"role": "assistant", "content": "[]."}
+    assert last == {"role": "user", "content": ask(0).instruction}
 
 
 def test_without_a_grammar_only_tokens_are_bounded() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from simpleseg_polygon.prompts import instruction
-from simpleseg_server.engines.base import Engine, GenerationRequest
+from simpleseg_server.engines.base import Engine, GenerationRequest, Turn
 from simpleseg_server.engines.remote import RemoteEngine
 from simpleseg_server.engines.transformers import TransformersEngine
 from simpleseg_server.engines.vllm import VllmEngine
@@ -18,6 +18,7 @@ from .support import DEMO_MODEL, DEMO_PX, Outcome, answer
 from .vllm_process import VllmProcess
 
 SCENES = 16
+CONVERSATIONS = 3
 # The target of the demo model; a model that was hardly trained may draft worse.
 MOST_STEPS_PER_TOKEN = 0.5
 # Two choices whose log-probabilities are no further apart are a tie.
@@ -32,7 +33,13 @@ pytestmark = [
 
 
 def requests() -> list[GenerationRequest]:
+    """One for every scene; the last ones come late in a conversation."""
     cases = load_cases("demo-multi", "test", SCENES, DEMO_PX)
+    history = (
+        Turn("system", "Answer with polygons only."),
+        Turn("user", "Locate the polygon of anything.", has_image=True),
+        Turn("assistant", "[[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]]]."),
+    )
     return [
         GenerationRequest(
             request_id=f"scene {number}",
@@ -41,6 +48,7 @@ def requests() -> list[GenerationRequest]:
             instruction=instruction("region", case.phrase),
             target="region",
             max_tokens=1024,
+            history=history if number >= SCENES - CONVERSATIONS else (),
         )
         for number, case in enumerate(cases)
     ]
