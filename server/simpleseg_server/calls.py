@@ -18,7 +18,7 @@ from simpleseg_polygon.prompts import phrase
 from simpleseg_server.answers import Frame, clean_text, read_box, read_point, result_warnings
 from simpleseg_server.body import FilePart, read_body
 from simpleseg_server.config import Settings
-from simpleseg_server.engines.base import Turn
+from simpleseg_server.engines.base import ClientGrammar, Turn
 from simpleseg_server.errors import ApiError, from_validation_error, parameter_path
 from simpleseg_server.images import decode_base64, decode_data_url
 
@@ -26,11 +26,12 @@ from simpleseg_server.images import decode_base64, decode_data_url
 @dataclass(frozen=True)
 class Wording:
     """What the engine is asked, to the letter, for every item of a call; with ``constrained``
-    under the grammar of the call's task."""
+    under the grammar of the call's task, else under the client's, if there is one."""
 
     instruction: str
     history: tuple[Turn, ...]
     constrained: bool
+    client_grammar: ClientGrammar | None = None
 
 
 @dataclass(frozen=True)

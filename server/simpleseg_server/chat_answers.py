@@ -6,11 +6,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
-from simpleseg.chat_schema import (
+from simpleseg.chat_answer_schema import (
     AnswerMessage,
     ChatChunk,
     ChatCompletion,
-    ChatRequest,
     ChatUsage,
     Choice,
     ChoiceDelta,
@@ -18,6 +17,7 @@ from simpleseg.chat_schema import (
     ChunkChoice,
     TokenLogprob,
 )
+from simpleseg.chat_schema import ChatRequest
 from simpleseg.schema import FinishReason, Result, SegmentResponse
 from simpleseg_server.answers import Answer
 from simpleseg_server.engines import base

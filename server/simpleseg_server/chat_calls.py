@@ -1,13 +1,17 @@
 """One chat request as it came in: the conversation checked, its image still a file."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from pydantic import ValidationError
 
 from simpleseg.chat_schema import (
     ChatRequest,
     ImagePart,
+    JsonObjectFormat,
+    JsonSchemaFormat,
     Message,
     PolygonFormat,
     TextFormat,
@@ -19,9 +23,11 @@ from simpleseg_polygon.prompts import Target, match_instruction
 from simpleseg_server.body import read_json_body
 from simpleseg_server.calls import Call, Wording
 from simpleseg_server.config import Settings
-from simpleseg_server.engines.base import Turn
+from simpleseg_server.engines.base import ClientGrammar, GrammarKind, Turn
 from simpleseg_server.errors import ApiError, from_validation_error
 from simpleseg_server.images import decode_data_url
+
+MAX_GRAMMAR_CHARACTERS = 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ def read_chat(data: bytes, content_type: str, settings: Settings) -> ChatCall:
         request = ChatRequest.model_validate(fields)
     except ValidationError as error:
         raise from_validation_error(error) from None
-    _check_grammars(request)
+    grammar = _client_grammar(request, settings)
     _check_count(request, settings)
     turns = _turns(request.messages, settings)
     question = turns[-1].text
@@ -56,21 +62,42 @@ def read_chat(data: bytes, content_type: str, settings: Settings) -> ChatCall:
         raise ApiError(422, "prompt_empty", "the last message has no text", param=param)
     part, param = _only_image(request.messages)
     image, declared = decode_data_url(part.image_url.url, settings, param)
-    target, subject, constrained = _meaning(question, request)
-    wording = Wording(question, tuple(turns[:-1]), constrained)
+    target, subject = _meaning(question, request)
+    wording = Wording(question, tuple(turns[:-1]), target != "text", grammar)
     segmentation = _segmentation(request, target, subject)
     items = segmentation.items()
     params = (f"messages[{len(turns) - 1}].content",) * len(items)
     return ChatCall(request, Call(segmentation, items, params, image, param, declared, wording))
 
 
-def _check_grammars(request: ChatRequest) -> None:
-    """Refuse grammars that clients bring: what they cost to compile has no bound."""
-    for param in ("response_format", "structured_outputs"):
-        value = getattr(request, param)
-        if value is not None and not isinstance(value, TextFormat | PolygonFormat):
-            message = "grammars of clients are not served"
-            raise ApiError(400, "parameter_not_allowed", message, param=param)
+def _client_grammar(request: ChatRequest, settings: Settings) -> ClientGrammar | None:
+    """A grammar that the client brings.
+
+    Raises ApiError: 400 parameter_not_allowed unless the operator allows them; 422 grammar_rejected
+    for a large one.
+    """
+    grammar, param = _brought(request)
+    if grammar is None:
+        return None
+    if not settings.client_grammars:
+        message = "this server does not let clients bring grammars"
+        raise ApiError(400, "parameter_not_allowed", message, param=param)
+    if len(json.dumps(grammar.value)) > MAX_GRAMMAR_CHARACTERS:
+        message = f"a grammar may have at most {MAX_GRAMMAR_CHARACTERS} characters"
+        raise ApiError(422, "grammar_rejected", message, param=param)
+    return grammar
+
+
+def _brought(request: ChatRequest) -> tuple[ClientGrammar | None, str]:
+    shape = request.response_format
+    if isinstance(shape, JsonSchemaFormat):
+        return ClientGrammar("json", shape.json_schema.schema_), "response_format"
+    if isinstance(shape, JsonObjectFormat):
+        return ClientGrammar("json_object", True), "response_format"
+    if request.structured_outputs is not None:
+        [(kind, value)] = request.structured_outputs.given().items()
+        return ClientGrammar(cast(GrammarKind, kind), value), "structured_outputs"
+    return None, ""
 
 
 def _check_count(request: ChatRequest, settings: Settings) -> None:
@@ -120,12 +147,14 @@ def _only_image(messages: Sequence[Message]) -> tuple[ImagePart, str]:
     return found[0]
 
 
-def _meaning(question: str, request: ChatRequest) -> tuple[Target, str, bool]:
-    """What is answered with, the phrase that names the object, and whether under the grammar."""
+def _meaning(question: str, request: ChatRequest) -> tuple[Target, str]:
+    """What is answered with, and the phrase that names the object. Under a grammar of the client's
+    an answer may be anything."""
     target, phrase = match_instruction(question) or ("text", question)
     if isinstance(request.response_format, PolygonFormat):
         target = "region"
-    return target, phrase, target != "text"
+    is_shaped = isinstance(request.response_format, None | TextFormat | PolygonFormat)
+    return (target if is_shaped and request.structured_outputs is None else "text"), phrase
 
 
 def _segmentation(request: ChatRequest, target: Target, phrase: str) -> SegmentRequest:

@@ -171,6 +171,9 @@ class Settings(BaseModel):
     """Prompts in a request."""
     max_prompt_bytes: Positive = 8192
     """The longest text of a prompt."""
+    client_grammars: bool = False
+    """Let chat clients bring grammars (json_schema, structured_outputs), if the engine takes them:
+    nothing bounds what compiling one costs."""
     max_chat_bytes: Positive = 65_536
     """The longest conversation, all texts together."""
     default_max_points: Annotated[int, Field(ge=3)] | None = None

@@ -64,6 +64,7 @@ T = TypeVar("T")
 _REFUSALS: dict[PromptFault, str] = {
     "context_length_exceeded": "the texts and the answer are too long for the model",
     "conversation_unsupported": "the model reads no conversation of this form",
+    "grammar_rejected": "the grammar is not one that the engine can follow",
 }
 
 
@@ -326,6 +327,7 @@ class Segmenter:
             seed=job.call.seed(index, sample),
             constrained=wording.constrained,
             history=wording.history,
+            client_grammar=wording.client_grammar,
         )
 
 

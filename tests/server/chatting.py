@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from simpleseg.chat_schema import ChatChunk, ChatCompletion
+from simpleseg.chat_answer_schema import ChatChunk, ChatCompletion
 
 PATH = "/v1/chat/completions"
 QUESTION = "Output the polygon coordinates of the left dog in the image."

@@ -1,11 +1,15 @@
 """What the chat refuses, and by which name; what it takes because it asks for nothing else."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from simpleseg_server.engines.base import ClientGrammar
+
 from .asking import refusal
 from .chatting import PATH, QUESTION, complete, image_part, user
+from .conftest import CAPABILITIES, PhraseEngine
 
 
 def refused(client: Any, *messages: Any, **fields: Any) -> tuple[int, str, str | None]:
@@ -26,6 +30,72 @@ SCHEMA = {"name": "x", "schema": {"type": "object"}}
 def test_grammars_of_clients(client: Any, image64: str, name: str, value: Any) -> None:
     fields = {name: value}
     assert refused(client, user(image64), **fields) == (400, "parameter_not_allowed", name)
+
+
+GRAMMARS: list[tuple[dict[str, Any], str, Any]] = [
+    ({"response_format": {"type": "json_schema", "json_schema": SCHEMA}}, "json", SCHEMA["schema"]),
+    ({"response_format": {"type": "json_object"}}, "json_object", True),
+    ({"structured_outputs": {"json": {"type": "object"}}}, "json", {"type": "object"}),
+    ({"structured_outputs": {"regex": "a+"}}, "regex", "a+"),
+    ({"structured_outputs": {"choice": ["yes", "no"]}}, "choice", ["yes", "no"]),
+    ({"structured_outputs": {"grammar": 'root ::= "a"'}}, "grammar", 'root ::= "a"'),
+]
+
+
+@pytest.mark.parametrize(("fields", "kind", "value"), GRAMMARS)
+def test_grammars_where_the_operator_and_the_engine_take_them(
+    make_client: Any, image64: str, fields: dict[str, Any], kind: Any, value: Any
+) -> None:
+    engine = PhraseEngine(replace(CAPABILITIES, client_grammars=True))
+    with make_client(engine, client_grammars=True) as client:
+        complete(client, user(image64), **fields)
+    request = engine.requests[0]
+    assert request.client_grammar == ClientGrammar(kind, value)
+    assert (request.target, request.constrained) == ("text", False)
+
+
+@pytest.mark.parametrize(("fields", "kind", "value"), GRAMMARS)
+def test_grammars_that_the_engine_does_not_take(
+    make_client: Any, engine: Any, image64: str, fields: dict[str, Any], kind: str, value: Any
+) -> None:
+    with make_client(engine, client_grammars=True) as client:
+        [name] = fields
+        answer = refused(client, user(image64), **fields)
+    assert answer == (400, "parameter_not_allowed", name)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"structured_outputs": {}}, (400, "parameter_ambiguous", "structured_outputs")),
+        (
+            {"structured_outputs": {"regex": "a", "choice": ["a"]}},
+            (400, "parameter_ambiguous", "structured_outputs"),
+        ),
+        (
+            {"structured_outputs": {"whitespace_pattern": " "}},
+            (400, "unknown_parameter", "structured_outputs.whitespace_pattern"),
+        ),
+        (
+            {"structured_outputs": {"regex": "a"}, "response_format": {"type": "text"}},
+            (400, "parameter_ambiguous", "structured_outputs"),
+        ),
+        (
+            {"structured_outputs": {"regex": "a" * 20_000}},
+            (422, "grammar_rejected", "structured_outputs"),
+        ),
+        (
+            {"response_format": {"type": "json_schema"}},
+            (400, "type_invalid", "response_format.json_schema"),
+        ),
+    ],
+)
+def test_grammars_that_are_none(
+    make_client: Any, image64: str, fields: dict[str, Any], expected: tuple[int, str, str]
+) -> None:
+    engine = PhraseEngine(replace(CAPABILITIES, client_grammars=True))
+    with make_client(engine, client_grammars=True) as client:
+        assert refused(client, user(image64), **fields) == expected
 
 
 UNKNOWN = """

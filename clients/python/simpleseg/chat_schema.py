@@ -20,6 +20,7 @@ from pydantic import (
     Tag,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -29,8 +30,6 @@ from simpleseg.schema import (
     Coordinates,
     Output,
     RequestModel,
-    ResponseModel,
-    Result,
 )
 
 MAX_MESSAGES = 256
@@ -191,6 +190,27 @@ class JsonObjectFormat(RequestModel):
     type: Literal["json_object"]
 
 
+class StructuredOutputs(RequestModel):
+    """vLLM's words for a grammar, exactly one of them, where the operator lets clients bring
+    grammars."""
+
+    json_: dict[str, Any] | None = Field(default=None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = Field(default=None, min_length=1)
+    grammar: str | None = Field(default=None, description="EBNF.")
+    json_object: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "StructuredOutputs":
+        if len(self.given()) != 1:
+            names = "json, regex, choice, grammar and json_object"
+            raise PydanticCustomError("parameter_ambiguous", f"give exactly one of {names}")
+        return self
+
+    def given(self) -> dict[str, Any]:
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
 ResponseFormat = Annotated[
     Annotated[TextFormat, _tag("text")]
     | Annotated[PolygonFormat, _tag("simpleseg_polygons")]
@@ -247,8 +267,8 @@ class ChatRequest(RequestModel):
     stream_options: StreamOptions | None = Field(default=None, description="Only with stream.")
     logprobs: bool | None = None
     response_format: ResponseFormat | None = None
-    structured_outputs: dict[str, Any] | None = Field(
-        default=None, description="vLLM's; where the operator lets clients bring grammars."
+    structured_outputs: StructuredOutputs | None = Field(
+        default=None, description="Instead of a response_format."
     )
     deadline_ms: int | None = Field(
         default=None, ge=1, description="As in `POST /segment`; finish_reason is then `length`."
@@ -295,6 +315,16 @@ class ChatRequest(RequestModel):
             raise PydanticCustomError("unsupported_value", "the last message must be the user's")
         return messages
 
+    @field_validator("structured_outputs")
+    @classmethod
+    def _one_shape(
+        cls, shape: StructuredOutputs | None, info: ValidationInfo
+    ) -> StructuredOutputs | None:
+        if shape is not None and info.data.get("response_format") is not None:
+            message = "give only one of response_format and structured_outputs"
+            raise PydanticCustomError("parameter_ambiguous", message)
+        return shape
+
     @field_validator("max_completion_tokens")
     @classmethod
     def _one_limit(cls, limit: int | None, info: ValidationInfo) -> int | None:
@@ -312,88 +342,3 @@ class ChatRequest(RequestModel):
             message = "stream_options are only for streams"
             raise PydanticCustomError("not_applicable", message)
         return options
-
-
-class TokenLogprob(ResponseModel):
-    """A token of the answer, and the logarithm of its probability among the tokens that the grammar
-    allowed. ``bytes`` is null where the token alone is no text."""
-
-    token: str
-    logprob: float
-    bytes: list[int] | None
-    top_logprobs: list[Any]
-
-
-class ChoiceLogprobs(ResponseModel):
-    content: list[TokenLogprob]
-    refusal: None = None
-
-
-class AnswerMessage(ResponseModel):
-    """``content`` is the model's text to the letter; ``segmentation`` is what it means."""
-
-    role: Literal["assistant"]
-    content: str
-    refusal: None = None
-    segmentation: Result
-
-
-class Choice(ResponseModel):
-    """``finish_reason`` is ``length`` where tokens, points or time ran out."""
-
-    index: int
-    message: AnswerMessage
-    logprobs: ChoiceLogprobs | None
-    finish_reason: Literal["stop", "length"]
-
-
-class PromptTokensDetails(ResponseModel):
-    cached_tokens: int
-
-
-class ChatUsage(ResponseModel):
-    """``prompt_tokens`` counts the one question, ``completion_tokens`` all its answers."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptTokensDetails | None = None
-
-
-class ChatCompletion(ResponseModel):
-    """The answer of ``POST /v1/chat/completions``."""
-
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: ChatUsage
-
-
-class ChoiceDelta(ResponseModel):
-    """What a chunk adds to a message: its role first, then pieces of its content, and with the
-    finish reason, ``segmentation``."""
-
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-    segmentation: Result | None = None
-
-
-class ChunkChoice(ResponseModel):
-    index: int
-    delta: ChoiceDelta
-    logprobs: ChoiceLogprobs | None
-    finish_reason: Literal["stop", "length"] | None
-
-
-class ChatChunk(ResponseModel):
-    """An event of a stream. ``usage`` is there with ``stream_options.include_usage`` only: null,
-    but for the last event, which has no choices."""
-
-    id: str
-    object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
-    choices: list[ChunkChoice]
-    usage: ChatUsage | None = None

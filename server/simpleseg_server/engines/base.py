@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from simpleseg_polygon.prompts import Target
 
 FinishReason = Literal["stop", "length"]
 Role = Literal["system", "user", "assistant"]
-PromptFault = Literal["context_length_exceeded", "conversation_unsupported"]
+PromptFault = Literal["context_length_exceeded", "conversation_unsupported", "grammar_rejected"]
+GrammarKind = Literal["json", "json_object", "regex", "choice", "grammar"]
 DraftKind = Literal["structure", "digits", "unknown"]
 
 
@@ -27,12 +28,22 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class ClientGrammar:
+    """A grammar that a client brought: a JSON schema, True for any JSON object, a regular
+    expression, a list of texts, or EBNF, as vLLM and xgrammar read them."""
+
+    kind: GrammarKind
+    value: Any
+
+
+@dataclass(frozen=True)
 class GenerationRequest:
     """One prompt on one image.
 
     ``instruction`` is the user's last message; ``history`` holds the messages before it. At most
     one of them has the image; where none has, the instruction has it. All texts are plain: names of
-    control tokens in them control nothing.
+    control tokens in them control nothing. ``client_grammar`` is only for target ``text``, and for
+    engines that take it.
     ``image_hw3`` is RGB uint8 of shape (height, width, 3); ``image_key`` is a hash of it that the
     server computed, under which an engine may cache what it made of the image.
     ``max_tokens`` bounds the answer; under the grammar the answer is always closed within it.
@@ -51,6 +62,7 @@ class GenerationRequest:
     seed: int | None = None
     constrained: bool = True
     history: tuple[Turn, ...] = ()
+    client_grammar: ClientGrammar | None = None
 
 
 def conversation(instruction: str, history: Sequence[Turn] = ()) -> tuple[Turn, ...]:
@@ -121,8 +133,9 @@ class Capabilities:
     ``max_pixels`` is the area beyond which the engine scales images down; the server may scale
     larger images before handing them over. ``input_hw`` is set where the model was trained on one
     fixed size: then images are stretched to exactly it (coordinates are normalised, so answers
-    need no mapping back). ``logprobs``: tokens come with log-probabilities. ``calibrations`` say,
-    for some targets, what these mean for an answer's IoU.
+    need no mapping back). ``logprobs``: tokens come with log-probabilities;
+    ``client_grammars``: requests may have one. ``calibrations`` say, for some targets, what
+    log-probabilities mean for an answer's IoU.
     """
 
     engine: str
@@ -133,6 +146,7 @@ class Capabilities:
     max_pixels: int
     input_hw: tuple[int, int] | None = None
     logprobs: bool = True
+    client_grammars: bool = False
     calibrations: Mapping[Target, Calibration] = field(default_factory=dict)
 
 
@@ -141,8 +155,8 @@ class EngineError(Exception):
 
 
 class PromptRefusedError(EngineError):
-    """The model cannot read what it is asked: with the answer it is too long, or the chat template
-    has no place for a conversation of this form."""
+    """The model cannot read what it is asked: with the answer it is too long, the chat template has
+    no place for a conversation of this form, or the client's grammar is none."""
 
     def __init__(self, message: str, code: PromptFault) -> None:
         super().__init__(message)

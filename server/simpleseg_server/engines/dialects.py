@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from simpleseg_polygon.grammar import Budget, ebnf, regex
 from simpleseg_polygon.prompts import Target
-from simpleseg_server.engines.base import GenerationRequest, Turn, conversation
+from simpleseg_server.engines.base import ClientGrammar, GenerationRequest, Turn, conversation
 
 Dialect = Literal["vllm", "sglang", "lmdeploy", "none"]
 
@@ -63,6 +63,8 @@ def chat_request(
         body["seed"] = request.seed
     if budget is not None and enforced:
         body |= constraint(dialect, request.target, budget)
+    if request.client_grammar is not None:
+        body |= client_constraint(dialect, request.client_grammar)
     return body
 
 
@@ -87,6 +89,18 @@ def constraint(dialect: Dialect, target: Target, budget: Budget) -> dict[str, An
     if dialect == "lmdeploy":
         return {"response_format": {"type": "regex_schema", "regex_schema": regex(target, budget)}}
     return {}
+
+
+def takes_client_grammars(dialect: Dialect) -> bool:
+    """Whether a dialect has words for every kind of grammar."""
+    return dialect == "vllm"
+
+
+def client_constraint(dialect: Dialect, grammar: ClientGrammar) -> dict[str, Any]:
+    """A client's grammar, passed on. Raises ValueError where the dialect does not take them."""
+    if not takes_client_grammars(dialect):
+        raise ValueError(f"no grammars of clients with the dialect {dialect}")
+    return {"structured_outputs": {grammar.kind: grammar.value}}
 
 
 def as_plain_text(instruction: str) -> str:

@@ -20,7 +20,7 @@ from simpleseg_server.engines.base import (
     GenerationRequest,
     PromptRefusedError,
 )
-from simpleseg_server.engines.dialects import Dialect, chat_request
+from simpleseg_server.engines.dialects import Dialect, chat_request, takes_client_grammars
 from simpleseg_server.engines.image_urls import ImageUrls
 from simpleseg_server.engines.item_limit import (
     MAX_ANSWER_TOKENS,
@@ -286,6 +286,7 @@ class RemoteEngine:
             max_pixels=height * width or options.max_pixels,
             input_hw=options.input_hw,
             logprobs=options.logprobs,
+            client_grammars=takes_client_grammars(options.dialect),
         )
 
 
@@ -293,6 +294,8 @@ def _as_the_prompts_fault(request: GenerationRequest, error: RequestRefusedError
     """What of the prompt an upstream refused: it took a short one without a history before."""
     if "context length" in error.detail.lower():  # as vLLM, SGLang and OpenAI say it
         return PromptRefusedError(str(error), "context_length_exceeded")
+    if request.client_grammar is not None:
+        return PromptRefusedError(str(error), "grammar_rejected")
     if request.history:
         return PromptRefusedError(str(error), "conversation_unsupported")
     return error

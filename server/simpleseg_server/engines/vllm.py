@@ -195,6 +195,7 @@ class _ServedModel:
             max_concurrency=options.max_num_seqs,
             max_pixels=images.max_pixels,
             input_hw=profile.input_hw,
+            client_grammars=True,
             # An adapter is another model, with probabilities of its own.
             calibrations={} if options.adapter else profile.calibration,
         )
@@ -215,6 +216,7 @@ class _ServedModel:
             temperature=request.temperature,
             seed=request.seed,
             end_token_id=self.prompter.end_token_id,
+            client_grammar=request.client_grammar,
         )
 
 

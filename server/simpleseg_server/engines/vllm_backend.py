@@ -10,6 +10,8 @@ from typing import Literal, Protocol
 from PIL import Image
 from prometheus_client import Metric
 
+from simpleseg_server.engines.base import ClientGrammar
+
 ChunkEnd = Literal["stop", "length", "abort"]
 
 
@@ -76,7 +78,8 @@ class Launch:
 @dataclass(frozen=True)
 class Generation:
     """One prompt on its way to vLLM. ``prompt_ids`` hold one placeholder for the image, and
-    ``image_key`` is the image's identity in every cache. ``grammar`` is EBNF, None for none.
+    ``image_key`` is the image's identity in every cache. ``grammar`` is EBNF, None for none or
+    a client's.
     ``end_token_id`` ends the answer, besides what the checkpoint's files say."""
 
     request_id: str
@@ -88,6 +91,7 @@ class Generation:
     temperature: float
     seed: int | None
     end_token_id: int
+    client_grammar: ClientGrammar | None = None
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,10 @@ class VllmBackend:
         except EngineError:
             raise
         except Exception as error:
-            raise EngineError(f"vLLM: {type(error).__name__}: {error}") from error
+            message = f"vLLM: {type(error).__name__}: {error}"
+            if isinstance(error, ValueError) and generation.client_grammar is not None:
+                raise PromptRefusedError(message, "grammar_rejected") from error
+            raise EngineError(message) from error
 
     def collect(self) -> Iterable[Metric]:
         if not self._is_owner:
@@ -255,7 +258,6 @@ def _spreads_over_drafts() -> bool:
 
 def sampling_params(generation: Generation) -> SamplingParams:
     """One token's log-probability each, deltas, and no text: the answer is spelled on our side."""
-    grammar = generation.grammar
     return SamplingParams(
         temperature=generation.temperature,
         seed=generation.seed,
@@ -264,8 +266,17 @@ def sampling_params(generation: Generation) -> SamplingParams:
         logprobs=0,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
-        structured_outputs=None if grammar is None else StructuredOutputsParams(grammar=grammar),
+        structured_outputs=_structured_outputs(generation),
     )
+
+
+def _structured_outputs(generation: Generation) -> StructuredOutputsParams | None:
+    if generation.client_grammar is not None:
+        brought = generation.client_grammar
+        return StructuredOutputsParams(**{brought.kind: brought.value})
+    if generation.grammar is not None:
+        return StructuredOutputsParams(grammar=generation.grammar)
+    return None
 
 
 def _lora_rank(adapter: Adapter) -> int:

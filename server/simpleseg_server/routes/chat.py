@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from simpleseg.chat_schema import ChatChunk, ChatCompletion
+from simpleseg.chat_answer_schema import ChatChunk, ChatCompletion
 from simpleseg.schema import ErrorResponse
 from simpleseg_server.chat_answers import Chat
 from simpleseg_server.chat_calls import ChatCall, read_chat
@@ -80,6 +80,11 @@ async def _chat(request: Request, body: bytes) -> Chat:
     if asked.request.logprobs and not segmenter.engine.capabilities.logprobs:
         message = "the engine gives no log-probabilities"
         raise ApiError(400, "unsupported_value", message, param="logprobs")
+    wording = asked.call.wording
+    if wording and wording.client_grammar and not segmenter.engine.capabilities.client_grammars:
+        name = "response_format" if asked.request.response_format else "structured_outputs"
+        message = "the engine takes no grammars of clients"
+        raise ApiError(400, "parameter_not_allowed", message, param=name)
     try:
         job = await segmenter.job(asked.call, request.state.request_id, times)
     except ApiError as error:

@@ -8,7 +8,7 @@ import xgrammar
 
 from simpleseg_polygon.grammar import Budget
 from simpleseg_polygon.prompts import TARGETS, Target
-from simpleseg_server.engines.base import Turn
+from simpleseg_server.engines.base import ClientGrammar, Turn
 from simpleseg_server.engines.dialects import Dialect, as_plain_text, chat_request, constraint
 
 from .support import ask
@@ -78,6 +78,15 @@ def test_a_conversation_is_sent_as_one(dialect: Dialect) -> None:
     assert [part["type"] for part in first["content"]] == ["image_url", "text"]
     assert reply == {"role": "assistant", "content": "[]."}
     assert last == {"role": "user", "content": ask(0).instruction}
+
+
+def test_a_clients_grammar_is_passed_on_in_vllms_words() -> None:
+    grammar = ClientGrammar("regex", "a+")
+    free = replace(ask(0), target="text", constrained=False, client_grammar=grammar)
+    made = chat_request("vllm", "m", free, "data:,", None)
+    assert made["structured_outputs"] == {"regex": "a+"}
+    with pytest.raises(ValueError, match="dialect"):
+        chat_request("sglang", "m", free, "data:,", None)
 
 
 def test_without_a_grammar_only_tokens_are_bounded() -> None:
