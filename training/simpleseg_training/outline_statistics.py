@@ -1,10 +1,10 @@
 """Learn how outlines go on: the statistics that ``simpleseg_polygon.forecast`` drafts by.
 
-    python -m simpleseg_training.outline_statistics OUTPUT.npz [--scenes 9000] [--steps 24000]
+    python -m simpleseg_training.outline_statistics OUTPUT.npz [--scenes 7000] [--steps 20000]
 
-Outlines come from training scenes only, drawn at many sizes and in many frames, simplified by many
-tolerances in both conventions of ``simpleseg_polygon.contour``, half of them mirrored or turned.
-Takes minutes on a CPU.
+Outlines come from training scenes only, drawn at many sizes and simplified by many tolerances, in
+both conventions of ``simpleseg_polygon.contour``, half of them mirrored or turned. Takes minutes on
+a CPU.
 """
 
 import argparse
@@ -15,24 +15,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.random import Generator
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from simpleseg_polygon.contour import region_from_mask, released_region_from_mask
 from simpleseg_polygon.forecast import FEATURES, LEAST_LOG_SCALE, Trail, Vertex, features
-from simpleseg_polygon.geometry import ImageSize, Region
-from simpleseg_polygon.raster import region_to_mask
+from simpleseg_polygon.geometry import Region
 from simpleseg_training.examples import region_label
 from simpleseg_training.scenes import SPLITS, render_scene
 
 Ring = list[Vertex]
-Mask = NDArray[np.bool_]
 
 FIRST_SEED = SPLITS["train"].start + 5_000_000
 SIZES_PX = (96, 128, 200, 256, 320, 480, 640)
-EPSILON_RANGE = (0.001, 0.02)
-HAND_EPSILON_RANGE = (0.002, 0.01)
+LOG_EPSILON_RANGE = (math.log(0.001), math.log(0.02))
 DEMO_PX = 128
 DEMO_COUNT = 2  # counts for more: what the shipped model writes
 MIN_PART_AREA_PX = 8
@@ -44,40 +40,21 @@ WARM_UP_STEPS = 100
 
 
 def outlines(rng: Generator, scenes: int) -> Iterator[Ring]:
-    """Every ring of the scenes' masks: a third as the demo model learns them, the others as they
-    might be on photographs."""
+    """Every ring of the scenes' masks; a third of the scenes as the demo model learns them."""
     for number in range(scenes):
         is_demo = number % 3 == 0
         size_px = DEMO_PX if is_demo else int(rng.choice(SIZES_PX))
         for mask_hw in render_scene(FIRST_SEED + number, 1, 4, size_px).masks_hw:
             if is_demo:
                 yield from _rings(rng, region_label(mask_hw), count=DEMO_COUNT)
-            else:
-                yield from _rings(rng, _region_on_photograph(rng, mask_hw))
-
-
-def _region_on_photograph(rng: Generator, mask_hw: Mask) -> Region:
-    """In a frame that may cut it, of any aspect; in half of the cases outlined by hand, that is by
-    straight lines; simplified by any tolerance, in either convention."""
-    rows, columns = (_window(rng, side_px) for side_px in mask_hw.shape)
-    mask_hw = mask_hw[rows, columns]
-    if rng.random() < 0.5:
-        by_hand = region_from_mask(mask_hw, epsilon_ratio=_ratio(rng, HAND_EPSILON_RANGE))
-        mask_hw = region_to_mask(by_hand, ImageSize(*mask_hw.shape))
-    ratio = _ratio(rng, EPSILON_RANGE)
-    if rng.random() < 0.5:
-        return released_region_from_mask(mask_hw, epsilon_ratio=ratio)
-    return region_from_mask(mask_hw, epsilon_ratio=ratio, min_part_area_px=MIN_PART_AREA_PX)
-
-
-def _window(rng: Generator, side_px: int) -> slice:
-    taken_px = round(side_px * rng.uniform(0.5, 1))
-    first = int(rng.integers(0, side_px - taken_px + 1))
-    return slice(first, first + taken_px)
-
-
-def _ratio(rng: Generator, bounds: tuple[float, float]) -> float:
-    return math.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1])))
+                continue
+            ratio, other = np.exp(rng.uniform(*LOG_EPSILON_RANGE, 2)).tolist()
+            region = region_from_mask(
+                mask_hw, epsilon_ratio=ratio, min_part_area_px=MIN_PART_AREA_PX
+            )
+            yield from _rings(rng, region)
+            if rng.random() < 0.5:
+                yield from _rings(rng, released_region_from_mask(mask_hw, epsilon_ratio=other))
 
 
 def _rings(rng: Generator, region: Region, count: int = 1) -> Iterator[Ring]:
@@ -182,8 +159,8 @@ def save(network: nn.Sequential, file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Learn how outlines go on.")
     parser.add_argument("output", type=Path)
-    parser.add_argument("--scenes", type=int, default=9000)
-    parser.add_argument("--steps", type=int, default=24000)
+    parser.add_argument("--scenes", type=int, default=7000)
+    parser.add_argument("--steps", type=int, default=20000)
     options = parser.parse_args()
     torch.manual_seed(0)
     examples = Examples(list(outlines(np.random.default_rng(0), options.scenes)))
