@@ -7,6 +7,7 @@ Written for 0.26 to 0.33. Whatever moves between its versions is looked for here
 - what replaces a Triton kernel on a CPU is registered with a dispatcher in 0.31 and not in 0.30
   (there a CPU build without Triton dies of a draft, so that drafting is off; CUDA is not
   concerned);
+- what vLLM refuses of a request is a ValueError, or an error of its own that is none;
 - a custom proposer has one contract throughout, and runs in the first model runner ("V1") in all.
 """
 
@@ -85,12 +86,11 @@ class VllmBackend:
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Chunk, None]:
         try:
+            # Before the image has its tokens too: vLLM says of a long prompt only that it is wrong.
+            self._check_fits(len(generation.prompt_ids), generation)
             prompt = await self._render(generation)
             prompt_tokens = len(prompt["prompt_token_ids"])
-            needed = prompt_tokens + generation.max_tokens
-            if needed > self._max_model_len:
-                message = f"prompt and answer take {needed} tokens, more than are served"
-                raise PromptRefusedError(message, "context_length_exceeded")
+            self._check_fits(prompt_tokens, generation)
             outputs = self._engine.generate(
                 prompt,
                 sampling_params(generation),
@@ -106,7 +106,7 @@ class VllmBackend:
             raise
         except Exception as error:
             message = f"vLLM: {type(error).__name__}: {error}"
-            if isinstance(error, ValueError) and generation.client_grammar is not None:
+            if isinstance(error, refusals()) and generation.client_grammar is not None:
                 raise PromptRefusedError(message, "grammar_rejected") from error
             raise EngineError(message) from error
 
@@ -125,6 +125,12 @@ class VllmBackend:
         engine, self._engine = self._engine, None
         if self._is_owner:
             engine.shutdown()  # not left to its __del__, which fails while the interpreter ends
+
+    def _check_fits(self, prompt_tokens: int, generation: Generation) -> None:
+        needed = prompt_tokens + generation.max_tokens
+        if needed > self._max_model_len:
+            message = f"prompt and answer take {needed} tokens, more than are served"
+            raise PromptRefusedError(message, "context_length_exceeded")
 
     async def _render(self, generation: Generation) -> Any:
         """The prompt with the image preprocessed, off the event loop."""
@@ -254,6 +260,14 @@ def _spreads_over_drafts() -> bool:
         logger.exception("vLLM cannot spread temperatures over drafts")
         return False
     return bool(spread.tolist() == [0.5, 2.0, 2.0])
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a request that it does not take."""
+    if find_spec("vllm.exceptions") is None:
+        return (ValueError,)
+    module = import_module("vllm.exceptions")
+    return (ValueError, getattr(module, "VLLMValidationError", ValueError))
 
 
 def sampling_params(generation: Generation) -> SamplingParams:
