@@ -15,6 +15,7 @@ from simpleseg.chat_answer_schema import (
     ChoiceDelta,
     ChoiceLogprobs,
     ChunkChoice,
+    PromptTokensDetails,
     TokenLogprob,
 )
 from simpleseg.chat_schema import ChatRequest
@@ -182,8 +183,12 @@ def _logprob(token: base.TokenLogprob) -> TokenLogprob:
 def _usage(answers: Sequence[Answer]) -> ChatUsage:
     prompt_tokens = max(answer.usage.prompt_tokens for answer in answers)
     completion_tokens = sum(answer.usage.completion_tokens for answer in answers)
+    cached = [answer.usage.cached_tokens for answer in answers]
+    known = [count for count in cached if count is not None]
+    details = PromptTokensDetails(cached_tokens=min(known)) if len(known) == len(cached) else None
     return ChatUsage(
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         total_tokens=prompt_tokens + completion_tokens,
+        **({} if details is None else {"prompt_tokens_details": details}),
     )

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from simpleseg.chat_schema import ChatRequest
 from simpleseg_polygon.prompts import TARGETS, Target, instruction, templates
-from simpleseg_server.engines.base import PromptFault, PromptRefusedError, Turn
+from simpleseg_server.engines import scripted
+from simpleseg_server.engines.base import PromptFault, PromptRefusedError, Turn, Usage
 from simpleseg_server.engines.scripted import Reply
 
 from .asking import answer, refusal
@@ -294,6 +295,18 @@ def test_metrics_count_a_chat_as_a_segmentation(client: Any, image64: str) -> No
     assert 'simpleseg_parse_total{outcome="ok"} 3.0' in text
     assert f'route="{PATH}"' in text
     assert "simpleseg_in_flight 0.0" in text
+
+
+def test_cached_tokens_where_all_engines_answers_tell(
+    client: Any, engine: Any, image64: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "prompt_tokens_details" not in complete(client, user(image64))["usage"]
+    cached = iter([12, 4])
+    monkeypatch.setattr(
+        scripted, "Usage", lambda *args: replace(Usage(*args), cached_tokens=next(cached))
+    )
+    details = complete(client, user(image64), n=2)["usage"]["prompt_tokens_details"]
+    assert details == {"cached_tokens": 4}
 
 
 def test_one_model_by_its_id(client: Any) -> None:

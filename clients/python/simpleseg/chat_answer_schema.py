@@ -43,7 +43,8 @@ class PromptTokensDetails(ResponseModel):
 
 
 class ChatUsage(ResponseModel):
-    """``prompt_tokens`` counts the one question, ``completion_tokens`` all its answers."""
+    """``prompt_tokens`` counts the one question, ``completion_tokens`` all its answers. How many of
+    the prompt's tokens were computed before is there where the engine tells."""
 
     prompt_tokens: int
     completion_tokens: int

@@ -100,7 +100,8 @@ class Usage:
     ``completion_tokens`` includes the end token. Times are in milliseconds. ``drafts`` has a
     kind at most once, and is empty where nothing was drafted or an engine does not count.
     ``preprocess_ms`` is the image's way from pixels to what the model takes, 0 where an engine does
-    not tell it from the prefill."""
+    not tell it from the prefill. ``cached_tokens`` are those of the prompt that earlier prompts had
+    left computed, None where an engine does not tell."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -110,6 +111,7 @@ class Usage:
     decode_ms: float
     drafts: tuple[DraftCount, ...] = ()
     preprocess_ms: float = 0.0
+    cached_tokens: int | None = None
 
 
 @dataclass(frozen=True)

@@ -300,4 +300,5 @@ class _AnswerReader:
             prefill_ms=max(0.0, before_decode - chunk.queue_ms),
             decode_ms=(now - self._first_at) * 1e3,
             drafts=self._draft_counts(chunk),
+            cached_tokens=chunk.cached_tokens,
         )

@@ -100,7 +100,8 @@ class Chunk:
 
     ``prompt_tokens`` counts the image's; ``end`` is None but in the last chunk, which alone knows
     ``queue_ms``, how many tokens were ``drafted`` for the answer and how many of its tokens were
-    ``accepted`` drafts (None: not counted).
+    ``accepted`` drafts (None: not counted). ``cached_tokens`` are the prompt's that were computed
+    before.
     """
 
     tokens: tuple[tuple[int, float], ...]
@@ -109,6 +110,7 @@ class Chunk:
     queue_ms: float = 0.0
     accepted: int | None = None
     drafted: int | None = None
+    cached_tokens: int | None = None
 
 
 class Backend(Protocol):

@@ -152,7 +152,8 @@ class VllmBackend:
         if reason not in _ENDS:
             raise EngineError(f"vLLM ended the answer with {reason!r}")
         drafted, accepted = self._drafted_and_accepted(completion)
-        return Chunk(tokens, prompt_tokens, reason, _queue_ms(output), accepted, drafted)
+        cached = getattr(output, "num_cached_tokens", None)
+        return Chunk(tokens, prompt_tokens, reason, _queue_ms(output), accepted, drafted, cached)
 
     def _drafted_and_accepted(self, completion: Any) -> tuple[int | None, int | None]:
         if not self._drafts:

@@ -97,6 +97,15 @@ def test_a_conversation_that_is_too_long(bench: Bench, words: int) -> None:
     bench.engine.check_health()
 
 
+def test_the_same_question_is_cached(bench: Bench) -> None:
+    history = (Turn("system", "A long and winding system prompt. " * 20),)
+    first, second = (bench.ask(replace(FREE, history=history)).usage for _ in range(2))
+    assert second.prompt_tokens == first.prompt_tokens
+    assert first.cached_tokens is not None
+    assert second.cached_tokens is not None
+    assert first.cached_tokens < second.cached_tokens < second.prompt_tokens
+
+
 def test_what_was_said_before_is_read(bench: Bench) -> None:
     alone = bench.ask(FREE)
     said = (Turn("user", "A dog?", has_image=True), Turn("assistant", "No."))
