@@ -30,6 +30,7 @@ _START = b"[[[0."
 _SAMPLE = b"[[[0.000, 0.000], [0.000, 0.000]], [[0.000, 0.000]]]. [[0.0, 0.00]]. []."
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _LIKELY = 0.5
+_UNLIKELY = 0.1  # below it, a forecast's own microseconds are not won back
 _MOST_TOKENS = 1024  # of an answer's end, that are read for a draft
 
 
@@ -164,7 +165,7 @@ class Drafter:
         """Whether the number could be written to its end."""
         known = pen.digits or b""
         if len(known) < 3:
-            if not self._digits or numbers != 2:
+            if not self._digits or numbers != 2 or draft.chance < _UNLIKELY:
                 return False
             x = pen.item[0] if pen.item else None
             digits, chances = self._guesser.guess(pen.trail).number(known, x)
