@@ -49,16 +49,22 @@ class _Spelling(dict[int, bytes]):
 
 @dataclass
 class _Draft:
-    """Text, and of each of its bytes the chance that the answer goes on so far."""
+    """Text, and of each of its bytes the chance that the answer goes on so far; whether it ends the
+    answer."""
 
     text: bytes = b""
     chances: list[float] = field(default_factory=list)
     chance: float = 1.0
+    ends: bool = False
 
     def add(self, text: bytes, chance: float = 1.0) -> None:
         self.chance *= chance
         self.chances += [self.chance] * len(text)
         self.text += text
+
+    def end(self, text: bytes) -> None:
+        self.add(text)
+        self.ends = True
 
 
 class Drafter:
@@ -70,9 +76,10 @@ class Drafter:
     nearly settle the third. ``digits`` is how many are guessed in each number: 0 drafts structure
     only, 3 goes on to the next number. Where the vocabulary has tokens of several digits, a number
     is guessed whole or not at all: a part of it would be another token. ``final_dot`` says whether
-    the model's answers end with a dot. A draft ends before the first token whose chance to be
-    reached and right is below ``least_chance``: what verifying a token costs, as a share of a
-    forward pass. ``guesser`` replaces the learned statistics.
+    the model's answers end with a dot; ``end_token_id`` is drafted after a whole answer, None for
+    an engine that knows by itself that nothing else may follow. A draft ends before the first token
+    whose chance to be reached and right is below ``least_chance``: what verifying a token costs, as
+    a share of a forward pass. ``guesser`` replaces the learned statistics.
 
     >>> vocabulary = dict(enumerate([b"[[", b"[", b"0", b".", b",", b" ", b"],", b"1"]))
     >>> drafter = Drafter(vocabulary, digits=0)
@@ -88,6 +95,7 @@ class Drafter:
         grid_hw: tuple[int, int] | None = None,
         digits: int = 3,
         final_dot: bool = True,
+        end_token_id: int | None = None,
         least_chance: float = LEAST_CHANCE,
         guesser: Guesser | None = None,
     ) -> None:
@@ -98,6 +106,7 @@ class Drafter:
         groups_digits = any(len(text) > 1 and text.isdigit() for text in self._token)
         self._digits = 0 if groups_digits and digits < 3 else digits
         self._end = b"." if final_dot else b""
+        self._end_token_id = end_token_id
         self._least_chance = least_chance
         self._guesser = guesser or LearnedGuesser(grid_hw)
 
@@ -121,10 +130,13 @@ class Drafter:
                     break
             else:
                 break
-            at += len(piece)
-            if draft.chances[at - 1] < self._least_chance:
+            if draft.chances[at + len(piece) - 1] < self._least_chance:
                 break
             tokens.append(token)
+            at += len(piece)
+        is_whole = draft.ends and at == len(text) and len(tokens) < self._max_draft
+        if is_whole and self._end_token_id is not None:
+            tokens.append(self._end_token_id)
         return tokens
 
     def _continuation(self, head: bytes, text: bytes) -> _Draft:
@@ -136,7 +148,7 @@ class Drafter:
             draft.add(_START[len(text) :])
         elif text.endswith(b"]" if is_bare else b"]]"):
             is_open = head.startswith(b"[[[") and not text.endswith(b"]]]")
-            draft.add(b"]" + self._end if is_open else self._end)
+            draft.end(b"]" + self._end if is_open else self._end)
         elif (pen := read_pen(text)) is not None:
             self._write(draft, pen, numbers_per_item(head, text), head)
         return draft
@@ -158,7 +170,7 @@ class Drafter:
                 draft.add(BETWEEN_ITEMS)
                 pen.item = []
             else:
-                draft.add(b"]" + self._end)
+                draft.end(b"]" + self._end)
                 return
 
     def _finish_number(self, draft: _Draft, pen: Pen, numbers: int) -> bool:
@@ -188,7 +200,7 @@ class Drafter:
             ends = self._guesser.guess(pen.trail).ends
         if ends > _LIKELY:
             draft.add(b"]]", ends)
-            draft.add(b"]" + self._end)
+            draft.end(b"]" + self._end)
             return True
         draft.add(BETWEEN_ITEMS, 1 - ends)
         return False

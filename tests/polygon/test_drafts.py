@@ -135,6 +135,24 @@ def test_the_end_of_a_part_is_drafted(qwen: "QwenTokens") -> None:
     assert qwen.vocabulary[drafter.draft(half)[0]] == b"],"
 
 
+@pytest.mark.parametrize(
+    ("written", "drafted"),
+    [
+        ("[[[0.1, 0.2], [0.3, 0.4]]", "].|END"),
+        ("[[[0.1, 0.2], [0.3, 0.4]]]", ".|END"),
+        ("[0.125, 0.25, 0.5, 0.125", "].|END"),
+        ("[[[0.123", ",| |0|."),
+    ],
+)
+def test_the_end_token_is_drafted_after_a_whole_answer(
+    qwen: "QwenTokens", written: str, drafted: str
+) -> None:
+    drafter = Drafter(qwen.vocabulary, digits=0, end_token_id=qwen.end_token_id)
+    spelled = {**qwen.vocabulary, qwen.end_token_id: b"END"}
+    draft = drafter.draft(qwen.encode(written)[:-1])
+    assert b"|".join(spelled[token] for token in draft).decode() == drafted
+
+
 def test_the_least_chance_shortens_drafts(qwen: "QwenTokens") -> None:
     answers = outlines(0.005, count=3)
     counts = [

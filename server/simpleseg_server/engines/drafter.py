@@ -41,6 +41,7 @@ class ContourProposer:
             self._max_draft,
             grid_hw=profile.input_hw,
             final_dot=profile.final_dot,
+            end_token_id=prompter.end_token_id,
         )
 
     def load_model(self, *_: Any, **__: Any) -> None:
