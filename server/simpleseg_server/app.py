@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from simpleseg import __version__
 from simpleseg.chat_schema import ChatRequest
-from simpleseg.schema import BatchRequest, SegmentRequest, UploadRequest
+from simpleseg.schema import BatchRequest, RequestModel, SegmentRequest, UploadRequest
 from simpleseg_server.auth import PROBES, KeyGuard, document_keys
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import Engine
@@ -146,10 +146,10 @@ def create_ops_app(services: Services) -> FastAPI:
     return app
 
 
-def add_request_schema(document: dict[str, Any]) -> dict[str, Any]:
+def add_request_schemas(document: dict[str, Any], *models: type[RequestModel]) -> dict[str, Any]:
     """The OpenAPI document with the request schemas that the framework does not see: the routes
     read their bodies themselves."""
-    for model in (SegmentRequest, ChatRequest, UploadRequest, BatchRequest):
+    for model in models:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         document["components"]["schemas"] |= schema.pop("$defs") | {model.__name__: schema}
     return document
@@ -158,7 +158,7 @@ def add_request_schema(document: dict[str, Any]) -> dict[str, Any]:
 def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        add_request_schema(document)
+        add_request_schemas(document, SegmentRequest, ChatRequest, UploadRequest, BatchRequest)
         document_keys(document, _REFUSAL)
         app.openapi_schema = document
     return app.openapi_schema

@@ -24,7 +24,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
-from simpleseg_server.app import ERROR_HANDLERS, add_request_schema, surroundings
+from simpleseg.schema import SegmentRequest
+from simpleseg_server.app import ERROR_HANDLERS, add_request_schemas, surroundings
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import Engine
 from simpleseg_server.keeper import EngineKeeper
@@ -73,7 +74,8 @@ class SegmentPlugin:
         app.router.routes += self._routes
         app.router.lifespan_context = self._closing(app.router.lifespan_context)
         describe = app.openapi
-        app.openapi = lambda: add_request_schema(describe())  # type: ignore[method-assign]
+        # Only what is added: vLLM has schemas by the names of the chat's.
+        app.openapi = lambda: add_request_schemas(describe(), SegmentRequest)  # type: ignore[method-assign]
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Start the engine on vLLM's client. Raises RuntimeError where it cannot serve."""
