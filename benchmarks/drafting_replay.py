@@ -25,7 +25,7 @@ from simpleseg_polygon.codec import format_region
 from simpleseg_polygon.contour import region_from_mask, released_region_from_mask
 from simpleseg_polygon.drafts import LEAST_CHANCE, Drafter, PassCount, count_passes
 from simpleseg_polygon.geometry import Region
-from simpleseg_polygon.grammar import token_bytes
+from simpleseg_polygon.grammar import Budget, TokenTable, token_bytes
 from simpleseg_polygon.raster import Rle, rle_to_mask
 from simpleseg_training.examples import region_label
 from simpleseg_training.scenes import SPLITS, render_scene
@@ -173,8 +173,10 @@ def replay(count: int) -> dict[str, Any]:
         rows = {name: _measure(make, kind, known["qwen"]) for name, make in DRAFTERS.items()}
         rows["learned, demo tokenizer"] = _measure(DRAFTERS[SHIPPED], kind, known["demo"])
         vertices = sum(text.count(".") // 2 for text in kind.texts) / len(kind.texts)
-        results[kind.name] = {"answers": len(kind.texts), "vertices": round(vertices, 1)} | rows
-        print(f"\n{kind.name}: {len(kind.texts)} answers of {vertices:.1f} vertices")
+        forced = _forced(kind, known["qwen"])
+        results[kind.name] = {"answers": len(kind.texts), "vertices": round(vertices, 1)}
+        results[kind.name] |= forced | rows
+        print(f"\n{kind.name}: {len(kind.texts)} answers of {vertices:.1f} vertices, {forced}")
         for name, row in rows.items():
             print(f"  {name:26} " + "  ".join(f"{key} {value}" for key, value in row.items()))
     return results
@@ -192,3 +194,36 @@ def _measure(make: MakeDrafter, kind: Outlines, tokens: Tokens) -> dict[str, flo
         "drafted_per_step": round(count.drafted / count.passes, 2),
         "draft_us": round(1e6 * seconds / count.passes, 1),
     }
+
+
+def _forced(kind: Outlines, tokens: Tokens) -> dict[str, float]:
+    """How many tokens the grammar forces, and how many steps the shipped drafter spends on such a
+    token: what drafts by the grammar would save at most."""
+    table = TokenTable("region", tokens.vocabulary, tokens.end)
+    drafter = Drafter(tokens.vocabulary, grid_hw=kind.grid_hw, end_token_id=tokens.end)
+    written = forced = steps = steps_on_forced = 0
+    for answer in map(tokens.encode, kind.texts):
+        walk = table.walk(Budget(2 * len(answer) + 100, min_points=1))
+        is_forced = []
+        for token in answer:
+            is_forced.append(len(walk.allowed()) == 1)
+            walk.advance(token)
+        own = list(_own_tokens(drafter, answer))
+        written, forced = written + len(answer), forced + sum(is_forced)
+        steps, steps_on_forced = steps + len(own), steps_on_forced + sum(is_forced[i] for i in own)
+    return {
+        "forced_tokens": round(forced / written, 3),
+        "steps_on_forced_tokens": round(steps_on_forced / steps, 3),
+    }
+
+
+def _own_tokens(drafter: Drafter, answer: list[int]) -> Iterator[int]:
+    """The places of the tokens that steps write themselves, after the drafts they accept."""
+    done = 1
+    while done < len(answer):
+        draft = drafter.draft(answer[:done])
+        pairs = zip(draft, answer[done:], strict=False)
+        done += next((i for i, (a, b) in enumerate(pairs) if a != b), len(draft))
+        if done < len(answer):
+            yield done
+        done += 1

@@ -47,8 +47,8 @@ def test_drafting_changes_no_token_greedy_or_sampled(
         assert outcome.usage.forward_passes == outcome.usage.completion_tokens - 1
     constrained = [o.usage for o, r in zip(drafted, REQUESTS, strict=True) if r.target != "text"]
     tokens = sum(usage.completion_tokens for usage in constrained)
-    # Structure alone; what digits add is measured on real contours.
-    assert tokens > 2 * sum(1 + usage.forward_passes for usage in constrained)
+    # Structure alone, and outlines of no shape; what drafts save is measured on real contours.
+    assert tokens > 1.8 * sum(1 + usage.forward_passes for usage in constrained)
 
 
 def test_a_batch_answers_what_single_requests_answer(
