@@ -34,6 +34,7 @@ PHOTOGRAPH_MASKS = Path(__file__).parent / "data" / "photograph_masks.json"
 DEMO_PX, LARGE_PX = 128, 480
 EPSILON_RATIOS = (0.001, 0.002, 0.005, 0.01)
 LEAST_PART_PX = 8
+MAX_DRAFT = 8
 
 Mask = NDArray[np.bool_]
 
@@ -134,7 +135,7 @@ def _pointing(predict: ideas.Predict, digits: int, use_grid: bool) -> MakeDrafte
     return make
 
 
-def _learned(max_draft: int = 8, least_chance: float = LEAST_CHANCE) -> MakeDrafter:
+def _learned(max_draft: int = MAX_DRAFT, least_chance: float = LEAST_CHANCE) -> MakeDrafter:
     return lambda vocabulary, grid_hw: Drafter(
         vocabulary, max_draft, grid_hw=grid_hw, least_chance=least_chance
     )
@@ -198,9 +199,9 @@ def _measure(make: MakeDrafter, kind: Outlines, tokens: Tokens) -> dict[str, flo
 
 def _forced(kind: Outlines, tokens: Tokens) -> dict[str, float]:
     """How many tokens the grammar forces, and how many steps the shipped drafter spends on such a
-    token: what drafts by the grammar would save at most."""
+    token, though it might have drafted more: what drafts by the grammar would save at most."""
     table = TokenTable("region", tokens.vocabulary, tokens.end)
-    drafter = Drafter(tokens.vocabulary, grid_hw=kind.grid_hw, end_token_id=tokens.end)
+    drafter = Drafter(tokens.vocabulary, MAX_DRAFT, grid_hw=kind.grid_hw, end_token_id=tokens.end)
     written = forced = steps = steps_on_forced = 0
     for answer in map(tokens.encode, kind.texts):
         walk = table.walk(Budget(2 * len(answer) + 100, min_points=1))
@@ -208,22 +209,24 @@ def _forced(kind: Outlines, tokens: Tokens) -> dict[str, float]:
         for token in answer:
             is_forced.append(len(walk.allowed()) == 1)
             walk.advance(token)
-        own = list(_own_tokens(drafter, answer))
         written, forced = written + len(answer), forced + sum(is_forced)
-        steps, steps_on_forced = steps + len(own), steps_on_forced + sum(is_forced[i] for i in own)
+        for at, is_full in _own_tokens(drafter, answer):
+            steps += 1
+            steps_on_forced += is_forced[at] and not is_full
     return {
         "forced_tokens": round(forced / written, 3),
         "steps_on_forced_tokens": round(steps_on_forced / steps, 3),
     }
 
 
-def _own_tokens(drafter: Drafter, answer: list[int]) -> Iterator[int]:
-    """The places of the tokens that steps write themselves, after the drafts they accept."""
+def _own_tokens(drafter: Drafter, answer: list[int]) -> Iterator[tuple[int, bool]]:
+    """The places of the tokens that steps write themselves, after the drafts they accept, and
+    whether such a draft was as long as drafts may be."""
     done = 1
     while done < len(answer):
         draft = drafter.draft(answer[:done])
         pairs = zip(draft, answer[done:], strict=False)
         done += next((i for i, (a, b) in enumerate(pairs) if a != b), len(draft))
         if done < len(answer):
-            yield done
+            yield done, len(draft) == MAX_DRAFT
         done += 1

@@ -6,12 +6,12 @@ from operator import sub
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from simpleseg_polygon.forecast import Coordinate, Forecast, OutlineStatistics, Trail
 
 # Rings begin at their upper left, anywhere there.
 _ANYWHERE = Forecast(np.array([0, 0, 0, 1, 1, 0, -30], np.float32), (300, 300), 100.0)
+_DIGITS = (*(b"%d" % digit for digit in range(10)), b"")
 _NEGLIGIBLE = 1e-9
 _CHANCE_IF_NEGLIGIBLE = 0.1
 # 0, 10, ..., 1000 and then 1, 101, ..., 901: what the first two digits turn on.
@@ -43,34 +43,51 @@ class LearnedGuesser:
     ) -> None:
         self._statistics = statistics or OutlineStatistics.shipped()
         height, width = grid_hw or (None, None)
-        self._places_xy = _places(width), _places(height)
+        self._axes = Axis(width), Axis(height)
         self.guess = lru_cache(maxsize=512)(self._guess)
 
     def _guess(self, trail: Trail | None) -> "LearnedGuess":
         forecast = _ANYWHERE if trail is None else self._statistics.forecast(trail)
-        return LearnedGuess(forecast, self._places_xy)
+        return LearnedGuess(forecast, self._axes)
+
+
+class Axis:
+    """Where numbers begin: all thousandths, or with ``pixels`` the edges of so many pixels, each of
+    which stands for the numbers nearest to it.
+
+    ``places[v]`` is where numbers of v thousandths and more begin, v = 0..1000; ``tens`` are the
+    places that the first two digits turn on.
+    """
+
+    def __init__(self, pixels: int | None) -> None:
+        numbers = np.arange(1001)
+        begins = numbers - 0.5
+        if pixels is not None:
+            # 1000 is left out, for it is not written ``0.``.
+            edges = sorted({round(1000 * edge / pixels) for edge in range(pixels)} - {1000})
+            middles = (np.array(edges[:-1]) + edges[1:]) / 2
+            begins = np.array([0.0, *middles, 1000.0])[np.searchsorted(edges, numbers)]
+        self.places = begins.astype(np.float32)
+        self.tens = self.places[_TENS]
 
 
 class LearnedGuess:
     """A guess whose digits are each the likeliest after those before."""
 
-    def __init__(
-        self, forecast: Forecast, places_xy: tuple[NDArray[np.float32], NDArray[np.float32]]
-    ) -> None:
-        """``places_xy[axis][v]`` is where numbers of v thousandths and more begin, v = 0..1000."""
+    def __init__(self, forecast: Forecast, axes: tuple[Axis, Axis]) -> None:
         self.ends = forecast.ends
         self._forecast = forecast
-        self._places_xy = places_xy
+        self._axes = axes
         self._known: dict[float | None, tuple[Coordinate, list[float]]] = {}
 
     def number(self, known: bytes, x: float | None) -> tuple[bytes, list[float]]:
-        places = self._places_xy[x is not None]
-        coordinate, tens = self._known.get(x) or self._learn(x, places)
+        axis = self._axes[x is not None]
+        coordinate, tens = self._known.get(x) or self._learn(x, axis)
         digits, chances = known, list[float]()
         while len(digits) < 3:
             first = int(digits.ljust(3, b"0"))
             if len(digits) == 2:
-                edges = coordinate.below(places[first : first + 11]).tolist()
+                edges = coordinate.below(axis.places[first : first + 11]).tolist()
                 below_next = edges[1]
             else:
                 edges = tens[:101:10] if not digits else tens[first // 10 : first // 10 + 11]
@@ -82,11 +99,9 @@ class LearnedGuess:
             digits += digit
         return digits, chances
 
-    def _learn(
-        self, x: float | None, places: NDArray[np.float32]
-    ) -> tuple[Coordinate, list[float]]:
+    def _learn(self, x: float | None, axis: Axis) -> tuple[Coordinate, list[float]]:
         coordinate = self._forecast.x if x is None else self._forecast.y(x)
-        tens: list[float] = coordinate.below(places[_TENS]).tolist()
+        tens: list[float] = coordinate.below(axis.tens).tolist()
         self._known[x] = coordinate, tens
         return coordinate, tens
 
@@ -115,17 +130,4 @@ def likeliest_digit(edges: Sequence[float], below_next: float, known: bytes) -> 
     likeliest = chances.index(highest)
     total = edges[-1] - edges[0]
     chance = highest / total if total > _NEGLIGIBLE else _CHANCE_IF_NEGLIGIBLE
-    return b"%d" % likeliest if likeliest < 10 else b"", chance
-
-
-def _places(pixels: int | None) -> NDArray[np.float32]:
-    """Where numbers of v thousandths and more begin, for v = 0..1000. With ``pixels`` there are no
-    numbers but the edges of so many pixels, and each stands for those nearest to it."""
-    numbers = np.arange(1001)
-    begins = numbers - 0.5
-    if pixels is not None:
-        # 1000 is left out, for it is not written ``0.``.
-        edges = np.array(sorted({round(1000 * edge / pixels) for edge in range(pixels)} - {1000}))
-        middles = np.concatenate([[0.0], (edges[:-1] + edges[1:]) / 2, [1000.0]])
-        begins = middles[np.searchsorted(edges, numbers)]
-    return begins.astype(np.float32)
+    return _DIGITS[likeliest], chance
