@@ -33,6 +33,13 @@ class ImageLimits:
         return cls(narrowed[1], {} if narrowed == own else arguments)
 
 
+def names_normalisation(path: str) -> bool:
+    """Whether the checkpoint's own file says what pixels are normalised by, or leaves that to the
+    defaults of its processor's class."""
+    config = read_json(path, "preprocessor_config.json")
+    return {"image_mean", "image_std"} <= config.keys()
+
+
 def load_image_processor(
     path: str, profile: Profile, max_pixels: int | None
 ) -> Qwen2VLImageProcessorPil:

@@ -24,7 +24,7 @@ from simpleseg_server.engines.base import (
     Usage,
 )
 from simpleseg_server.engines.draft_count import DraftTally
-from simpleseg_server.engines.image_limits import ImageLimits
+from simpleseg_server.engines.image_limits import ImageLimits, names_normalisation
 from simpleseg_server.engines.item_limit import (
     MAX_ANSWER_TOKENS,
     ItemLimit,
@@ -186,6 +186,7 @@ class _ServedModel:
             max_model_len=min(positions, options.max_model_len),
             image_hw=profile.input_hw,
             image_arguments=images.arguments,
+            names_normalisation=names_normalisation(path),
         )
         self.capabilities = Capabilities(
             engine="vllm",

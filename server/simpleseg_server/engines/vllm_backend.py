@@ -65,7 +65,8 @@ class Launch:
     """What a backend is started with; ``max_model_len`` is within the model's positions.
 
     ``image_hw`` is the one size of all images, if there is one; ``image_arguments`` are what the
-    image processor is given over its own files.
+    image processor is given over its own files, ``names_normalisation`` whether those files say what
+    pixels are normalised by.
     """
 
     model: str
@@ -73,6 +74,7 @@ class Launch:
     max_model_len: int
     image_hw: tuple[int, int] | None
     image_arguments: Mapping[str, int] = field(default_factory=dict)
+    names_normalisation: bool = True
 
 
 @dataclass(frozen=True)

@@ -198,6 +198,9 @@ def engine_args(launch: Launch, **more: Any) -> Any:
         # Compiling and capturing graphs pays on a GPU only.
         "enforce_eager": not torch.cuda.is_available(),
     }
+    if not launch.names_normalisation and _is_argument("mm_device_do_normalize"):
+        # 0.32 normalises next to the model, by the file alone: without these entries, not at all.
+        arguments["mm_device_do_normalize"] = False
     if launch.image_arguments:
         arguments["mm_processor_kwargs"] = dict(launch.image_arguments)
     if options.adapter is not None:
@@ -208,9 +211,14 @@ def engine_args(launch: Launch, **more: Any) -> Any:
             "model": DRAFTER,
             "num_speculative_tokens": options.max_draft,
         }
-        if "per_request_spec_decode_metrics" in AsyncEngineArgs.__dataclass_fields__:
+        if _is_argument("per_request_spec_decode_metrics"):
             arguments["per_request_spec_decode_metrics"] = "summary"
     return AsyncEngineArgs(**(arguments | more))
+
+
+def _is_argument(name: str) -> bool:
+    """Whether this vLLM has an engine argument of the name."""
+    return name in AsyncEngineArgs.__dataclass_fields__
 
 
 def supports_drafting() -> bool:
