@@ -26,7 +26,9 @@ ALLOWED = {
 
 LAZY = {
     # The command line starts the server and the evaluation, each when its command is run.
-    "simpleseg/cli.py": {"simpleseg_server", "simpleseg_training"},
+    "simpleseg/cli.py": {"simpleseg_server"},
+    "simpleseg/cli_support.py": {"simpleseg_server"},
+    "simpleseg/cli_measure.py": {"simpleseg_training"},
 }
 
 HEAVY = ("torch", "vllm", "transformers", "fastapi", "cv2")

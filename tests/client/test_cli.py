@@ -15,7 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from simpleseg import __version__
-from simpleseg.cli import answer_text, app
+from simpleseg.cli import app
+from simpleseg.cli_measure import answer_text
 from simpleseg.schema import Result, Status
 from simpleseg_polygon.codec import parse_boxes, parse_region
 from simpleseg_server.app import create_app

@@ -64,7 +64,8 @@ class Peers:
         if not matcher.fill_next_token_bitmask(bits):
             bits[:] = -1
         is_allowed = np.unpackbits(bits.view(np.uint8), bitorder="little")[: self.size]
-        return np.flatnonzero(is_allowed).tolist()
+        allowed: list[int] = np.flatnonzero(is_allowed).tolist()
+        return allowed
 
     def index(self, target: Target, budget: Budget) -> outlines_core.Index:
         vocabulary = outlines_core.Vocabulary(self.end, self.spelled)

@@ -41,7 +41,10 @@ def visual_targets(rendering: Rendering, size: ModelSize) -> NDArray[np.int64]:
     labels[area.max(axis=1) < _MIN_SHARE * CELL * CELL] = (0, 0, 0, 0, *([_NONE] * 4))
     step = CELL // OCCUPANCY
     samples = np.asarray(by_cell.any(axis=1))[:, step // 2 :: step, step // 2 :: step]
-    return np.concatenate([labels, samples.reshape(side * side, -1)], axis=1).astype(np.int64)
+    joined: NDArray[np.int64] = np.concatenate(
+        [labels, samples.reshape(side * side, -1)], axis=1
+    ).astype(np.int64)
+    return joined
 
 
 def cell_shares(mask_hw: NDArray[np.bool_], size: ModelSize) -> NDArray[np.float32]:

@@ -5,7 +5,8 @@ give pairs of evidence and true IoU; a logistic function is fitted to one part o
 it can be trusted is measured on the other.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simpleseg_polygon.confidence import Calibration, Evidence
+from simpleseg_polygon.prompts import Target
+from simpleseg_training.export import PROFILE_FILE
 
 BINS = 10
 _RIDGE = 1.0
@@ -94,8 +97,16 @@ def reliability(calibration: Calibration, answers: Sequence[Scored]) -> Reliabil
 
 
 def as_dict(calibration: Calibration) -> dict[str, float]:
-    """As it stands in a checkpoint's ``simpleseg.json``, under ``calibration``."""
+    """As it stands in a checkpoint's ``simpleseg.json``, under ``calibration`` and its target."""
     return {name: round(value, 4) for name, value in asdict(calibration).items()}
+
+
+def write_profile(fitted: Mapping[Target, Calibration], checkpoint: Path) -> None:
+    """Put calibrations into a checkpoint's ``simpleseg.json``, beside what is there."""
+    file = checkpoint / PROFILE_FILE
+    profile = json.loads(file.read_text()) if file.exists() else {}
+    profile["calibration"] = {target: as_dict(one) for target, one in fitted.items()}
+    file.write_text(json.dumps(profile, indent=1) + "\n")
 
 
 def write_diagram(found: Reliability, path: Path) -> None:

@@ -6,6 +6,7 @@ business (``Answer``): an engine in this process, a server by HTTP, or a model i
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,18 +74,23 @@ def run(
 
 def judge(case: Case, region_reply: Reply, box_reply: Reply) -> Judged:
     """Compare one case's replies with its truth."""
-    size = ImageSize(*case.mask_hw.shape)
     parsed = parse_region(region_reply.text)
-    mask = region_to_mask(parsed.value, size)
-    boxes = parse_boxes(box_reply.text).value
-    right_box = 1.0 if case.is_absent else 0.0
-    if boxes and not case.is_absent:
-        right_box = box_iou(boxes[0], box_of(case.mask_hw))
-    elif boxes:
-        right_box = 0.0
+    mask = region_to_mask(parsed.value, ImageSize(*case.mask_hw.shape))
+    right_box = true_iou(case, box_reply.text, "box")
     return Judged(
         case, region_reply, box_reply, parsed.status, mask, iou(mask, case.mask_hw), right_box
     )
+
+
+def true_iou(case: Case, text: str, target: Literal["region", "box"]) -> float:
+    """IoU of an answer with the truth; 1 where an absent object is found nowhere."""
+    if target == "region":
+        mask = region_to_mask(parse_region(text).value, ImageSize(*case.mask_hw.shape))
+        return iou(mask, case.mask_hw)
+    boxes = parse_boxes(text).value
+    if case.is_absent or not boxes:
+        return float(case.is_absent and not boxes)
+    return box_iou(boxes[0], box_of(case.mask_hw))
 
 
 def metrics_of(judged: Sequence[Judged]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from simpleseg.retry import requested_delay_s, retry_delay_s
 from simpleseg.schema import (
     ErrorResponse,
     ImageInput,
+    Include,
     PromptItem,
     SegmentRequest,
     SegmentResponse,
@@ -45,6 +46,9 @@ class SegmentOptions(TypedDict, total=False):
     temperature: float
     seed: int
     deadline_ms: int
+    samples: int
+    refine: bool
+    include: list[Include]
 
 
 @dataclass(frozen=True)

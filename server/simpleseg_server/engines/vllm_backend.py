@@ -65,8 +65,8 @@ class Launch:
     """What a backend is started with; ``max_model_len`` is within the model's positions.
 
     ``image_hw`` is the one size of all images, if there is one; ``image_arguments`` are what the
-    image processor is given over its own files, ``names_normalisation`` whether those files say what
-    pixels are normalised by.
+    image processor is given over its own files, ``names_normalisation`` whether those files say
+    what pixels are normalised by.
     """
 
     model: str

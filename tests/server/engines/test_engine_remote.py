@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import SecretStr
 
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import (
@@ -204,9 +205,9 @@ def test_options_that_do_not_fit_together_are_refused() -> None:
 
 def test_the_settings_make_the_engine(qwen3_checkpoint: Path) -> None:
     given = Settings(
-        upstreams=["http://a:1/v1,2", "http://b:1"],
+        upstreams=("http://a:1/v1,2", "http://b:1"),
         upstream_model="birds",
-        upstream_api_key="sesame",
+        upstream_api_key=(SecretStr("sesame"),),
         dialect="sglang",
         upstream_idle_timeout_s=7,
     ).remote_options()
