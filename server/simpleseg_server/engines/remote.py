@@ -174,6 +174,8 @@ class RemoteEngine:
         _bounds(request, self.capabilities.max_tokens)  # raises where no answer is possible
         failures: dict[Upstream, UpstreamError] = {}
         async with self._slots:
+            if self._is_closed:  # while it waited
+                raise EngineDeadError("the engine has stopped")
             while upstream := choose(self._upstreams, request.image_key, failures):
                 has_begun = False
                 try:

@@ -55,14 +55,14 @@ Script = Callable[[Asked], Plan]
 
 class FakeUpstream:
     """A server in a thread of its own. ``stop`` resets its connections; ``start`` listens on the
-    same port again. ``asked`` holds the chat requests, ``left`` those whose client hung up."""
+    same port again. ``asked`` holds the chat requests."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
         self.health = 200
         self.models: list[dict[str, Any]] = [{"id": MODEL, "max_model_len": 4096}]
         self.asked: list[Asked] = []
-        self.left: list[Asked] = []
+        self._left: list[Asked] = []
         self.probes = 0
         self.port = 0
         self._loop = asyncio.new_event_loop()
@@ -75,6 +75,11 @@ class FakeUpstream:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def left(self) -> list[Asked]:
+        """Requests whose client hung up; at the end of a warm-up's answer it may always do so."""
+        return [asked for asked in self._left if not asked.warms_up]
 
     @property
     def answered(self) -> list[Asked]:
@@ -160,14 +165,14 @@ class FakeUpstream:
                 writer.write(f"{len(event.encode()):x}\r\n{event}\r\n".encode())
                 await writer.drain()
                 if gone.done():
-                    self.left.append(asked)
+                    self._left.append(asked)
                     return False
             if plan.fault == "stall":
                 await gone
-                self.left.append(asked)
+                self._left.append(asked)
                 return False
         except ConnectionError:
-            self.left.append(asked)
+            self._left.append(asked)
             raise
         finally:
             gone.cancel()
