@@ -25,26 +25,6 @@ def around(rng: np.random.Generator, radius: NDArray[np.float64]) -> NDArray[np.
     return np.stack([x, y], axis=1)
 
 
-def ellipse(size_px: int, rng: np.random.Generator) -> Mask:
-    turn, (a, b) = rng.uniform(0, math.pi), rng.uniform(0.08, 0.35, 2)
-    angle = np.linspace(0, math.tau, 400, endpoint=False) - turn
-    return filled(size_px, around(rng, a * b / np.hypot(b * np.cos(angle), a * np.sin(angle))))
-
-
-def rectangle(size_px: int, rng: np.random.Generator) -> Mask:
-    half_width, half_height = rng.uniform(0.05, 0.25, 2)
-    turn = rng.choice([0.0, rng.uniform(0, math.pi / 2)])
-    corners = np.array([-1 - 1j, 1 - 1j, 1 + 1j, -1 + 1j])
-    turned = (corners.real * half_width + 1j * corners.imag * half_height) * np.exp(1j * turn)
-    return filled(size_px, rng.uniform(0.3, 0.7, 2) + np.stack([turned.real, turned.imag], axis=1))
-
-
-def star(size_px: int, rng: np.random.Generator) -> Mask:
-    tips = int(rng.integers(4, 9))
-    radius = np.tile([1.0, rng.uniform(0.35, 0.7)], tips) * rng.uniform(0.15, 0.4)
-    return filled(size_px, around(rng, radius))
-
-
 def blob(size_px: int, rng: np.random.Generator) -> Mask:
     angle, size = np.linspace(0, math.tau, 400, endpoint=False), rng.uniform(0.1, 0.3)
     waves = (
@@ -94,5 +74,4 @@ def stick_figure(size_px: int, rng: np.random.Generator) -> Mask:
     return mask
 
 
-SIMPLE: tuple[Draw, ...] = (ellipse, rectangle, star)
 COMPLEX: tuple[Draw, ...] = (blob, letter, patches, stick_figure)

@@ -258,12 +258,19 @@ class Segmenter:
         """The answer to one prompt. It is followed as it is written only where that is what will be
         in the result."""
         request = job.call.request
+        is_only = request.samples == 1 and not request.refine
+        if is_only and not request.simplify:
+            return Answers.only(await self._ask(job, job.image, index, follower))
         silent = self.progress(job, index)
-        if request.samples == 1 and not request.refine:
-            live = silent if request.simplify else follower
-            return Answers.only(await self._ask(job, job.image, index, live))
-        asked = [self._ask(job, job.image, index, silent, n) for n in range(request.samples)]
-        answers = await self.work(consensus, await asyncio.gather(*asked))
+        async with asyncio.TaskGroup() as group:
+            asked = [
+                group.create_task(self._ask(job, job.image, index, silent, sample))
+                for sample in range(request.samples)
+            ]
+        samples = [task.result() for task in asked]
+        if is_only:
+            return Answers.only(*samples)
+        answers = await self.work(consensus, samples)
         if request.refine and isinstance(answers.chosen, Answer):
             answers = await self._refined(job, index, answers, answers.chosen)
         return answers

@@ -55,6 +55,8 @@ class Progress:
             self._done(len(self._points))
 
     def done(self, _: Answer, result: Result) -> None:
+        if self._listen is None:
+            return
         if not self._is_read:
             for polygon, ring in enumerate(result.polygons or ()):
                 self._send(PointsDelta(result=self._index, polygon=polygon, points=ring))

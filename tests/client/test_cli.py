@@ -19,6 +19,7 @@ from simpleseg.cli import app
 from simpleseg.cli_measure import answer_text
 from simpleseg.schema import Result, Status
 from simpleseg_polygon.codec import parse_boxes, parse_region
+from simpleseg_polygon.confidence import Calibration
 from simpleseg_server.app import create_app
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import GenerationRequest
@@ -96,6 +97,20 @@ def test_eval_prints_one_object_last(url: str) -> None:
     assert metrics["data"] == "demo-single"
     assert 0 <= metrics["giou"] <= 1
     assert metrics["tokens_per_answer"] == -(-len(TRIANGLE) // 4) + 1  # and the end token
+
+
+def test_calibrate_measures_and_writes_into_the_checkpoint(url: str, tmp_path: Path) -> None:
+    (tmp_path / "simpleseg.json").write_text('{"name": "birds"}')
+    arguments = ["calibrate", "--data", "demo-single,demo-multi", "--limit", "4", "--url", url]
+    arguments += ["--write", str(tmp_path), "--diagram", str(tmp_path / "diagram.png")]
+    run = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    measured = json.loads(run.stdout.splitlines()[-1])
+    assert measured["region"]["n"] == 4  # half of the answers; the others are fitted to
+    assert 0 <= measured["region"]["error"] <= 1
+    profile = json.loads((tmp_path / "simpleseg.json").read_text())
+    assert profile["name"] == "birds"
+    assert Calibration.from_dict(profile["calibration"]["region"])
+    assert (tmp_path / "diagram.png").stat().st_size > 1000
 
 
 @pytest.mark.slow

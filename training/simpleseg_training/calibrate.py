@@ -35,7 +35,7 @@ class Reliability:
     """Expected against true mean IoU in bins of the expectation, ten of equal count.
 
     ``error`` is the expected calibration error: the mean distance of the two, weighed by count.
-    ``correlation`` is Pearson's, over single answers.
+    ``correlation`` is Pearson's, over single answers; 0 where one of the two does not vary.
     """
 
     expected: tuple[float, ...]
@@ -92,8 +92,15 @@ def reliability(calibration: Calibration, answers: Sequence[Scored]) -> Reliabil
         tuple(b for _, b in means),
         tuple(counts),
         sum(distances) / len(answers),
-        float(np.corrcoef(expected, actual)[0, 1]),
+        _correlation(expected, actual),
     )
+
+
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Pearson's; 0 where one of them does not vary."""
+    if not np.ptp(a) or not np.ptp(b):
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
 
 
 def as_dict(calibration: Calibration) -> dict[str, float]:

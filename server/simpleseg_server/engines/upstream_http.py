@@ -15,6 +15,7 @@ import httpx2
 from simpleseg.retry import requested_delay_s
 from simpleseg_server.engines.base import EngineError, FinishReason, TokenLogprob
 from simpleseg_server.engines.upstreams import Upstream
+from simpleseg_server.tracing import outgoing_headers
 
 REQUEST_AT_FAULT = frozenset({400, 413, 415, 422})
 """Statuses that every upstream would answer the same request with."""
@@ -158,7 +159,7 @@ class UpstreamClient:
     async def _events(
         self, upstream: Upstream, url: str, body: Mapping[str, Any]
     ) -> AsyncGenerator[ChatEvent, None]:
-        headers = {"Content-Type": "application/json"} | _headers(upstream)
+        headers = {"Content-Type": "application/json"} | _headers(upstream) | outgoing_headers()
         content = await asyncio.to_thread(_encoded, body)
         try:
             async with self._answers.stream(

@@ -50,8 +50,12 @@ async def batch(request: Request) -> Response:
             async with room:  # images are decoded when their turn has come
                 return await _item(request, index, fields, request_id)
 
-        work = asyncio.gather(*(answer(index, item) for index, item in enumerate(items)))
-        results = await unless_disconnected(request, work)
+        async def answer_all() -> list[BatchItem]:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(answer(*item)) for item in enumerate(items)]
+            return [task.result() for task in tasks]
+
+        results = await unless_disconnected(request, answer_all())
     response = BatchResponse(object="segmentation.batch", results=results)
     return Response(response.model_dump_json(exclude_unset=True), media_type="application/json")
 

@@ -25,6 +25,7 @@ from simpleseg_server.engines.picture import ImageFormat, data_url
 from simpleseg_server.engines.remote import RemoteEngine, RemoteOptions
 from simpleseg_server.engines.upstream_http import Timeouts
 from simpleseg_server.engines.upstreams import Address
+from simpleseg_server.tracing import Tracing
 
 from .fake_upstream import Plan
 from .remote_support import (
@@ -39,6 +40,35 @@ from .remote_support import (
 from .support import IMAGES, answer, ask
 
 # Requests and answers.
+
+
+def test_the_callers_trace_is_passed_on(make_upstream: MakeUpstream) -> None:
+    upstream = make_upstream()
+    parent = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    asking = {
+        "type": "http",
+        "path": "/segment",
+        "state": {},
+        "headers": [(b"traceparent", parent)],
+    }
+
+    async def run() -> None:
+        async with running(upstream) as engine:
+
+            async def app(*_: Any) -> None:
+                await answer(engine, ask(1))
+
+            await Tracing(app, tracer=None, untraced=frozenset())(asking, _unused, _unused)
+            await answer(engine, ask(2))
+
+    asyncio.run(run())
+    traced, untraced = upstream.answered
+    assert traced.headers["traceparent"].encode() == parent
+    assert "traceparent" not in untraced.headers
+
+
+async def _unused(*_: Any) -> Any:
+    raise AssertionError("nothing is received or sent")
 
 
 def test_a_request_becomes_a_chat_request(make_upstream: MakeUpstream) -> None:
