@@ -1,4 +1,4 @@
-"""Masks of drawn shapes, for benchmarks: simple ones, and complex ones with many vertices."""
+"""Masks of drawn shapes with many vertices, for benchmarks."""
 
 import math
 from collections.abc import Callable
