@@ -198,6 +198,10 @@ def engine_args(launch: Launch, **more: Any) -> Any:
         # Compiling and capturing graphs pays on a GPU only.
         "enforce_eager": not torch.cuda.is_available(),
     }
+    if not torch.cuda.is_available():
+        # 0.32's kernel for a CPU takes strided queries and keys, which latent attention (Kimi-VL)
+        # gives it, for dense ones, and rotates what is another token's.
+        arguments["compilation_config"] = {"custom_ops": ["-rotary_embedding"]}
     if not launch.names_normalisation and _is_argument("mm_device_do_normalize"):
         # 0.32 normalises next to the model, by the file alone: without these entries, not at all.
         arguments["mm_device_do_normalize"] = False

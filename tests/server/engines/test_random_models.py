@@ -90,16 +90,24 @@ def test_answers_of_random_weights_keep_to_the_grammar(started: Started, target:
 
 
 def test_weights_decide_the_answer(started: Started) -> None:
-    """Prompt and picture reach the model: what it thinks of greedy answers differs with both."""
+    """Prompt and picture reach the model: what it thinks of greedy answers differs with both, and
+    with nothing else that runs."""
     same, again, other_phrase, other_image = started.ask(
         ask(0),
         ask(0),
         replace(ask(0), instruction="Say something else altogether."),
         replace(ask(0), image_hw3=np.zeros_like(IMAGES[0]), image_key="black"),
     )
-    assert same.text == again.text
+    [alone] = started.ask(ask(0))
+    for other in (again, alone):
+        assert same.text == other.text
+        assert _likings(same) == pytest.approx(_likings(other), abs=1e-3)
     liking = [o.tokens[0].logprob for o in (same, other_phrase, other_image)]
     assert min(abs(liking[0] - liking[1]), abs(liking[0] - liking[2])) > 1e-3
+
+
+def _likings(outcome: Outcome) -> list[float]:
+    return [token.logprob for token in outcome.tokens]
 
 
 @pytest.mark.vllm
@@ -115,9 +123,7 @@ def test_vllm_answers_as_the_embedded_engine_does(started: Started) -> None:
     started.runner.run(embedded.close())
     for one, other in zip(started.ask(*asked), expected, strict=True):
         assert one.text == other.text
-        assert [t.logprob for t in one.tokens] == pytest.approx(
-            [t.logprob for t in other.tokens], abs=0.01
-        )
+        assert _likings(one) == pytest.approx(_likings(other), abs=0.01)
 
 
 def test_free_text_ends_with_the_turn_or_the_budget(started: Started) -> None:
