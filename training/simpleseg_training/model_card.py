@@ -1,7 +1,8 @@
 """Write the demo model's card from what a run and an evaluation recorded.
 
     python -m simpleseg_training.model_card --run runs/demo \\
-        --results benchmarks/results/accuracy.json --out server/simpleseg_server/demo_model
+        --results benchmarks/results/accuracy.json \\
+        --calibration benchmarks/results/calibration.json --out server/simpleseg_server/demo_model
 
 The card (README.md) and the training curves go into the checkpoint's folder.
 """
@@ -82,6 +83,16 @@ with the true area bright:
 
 ![Worst answers on demo-multi](failures.png)
 
+## Score
+
+The server's `score` is the IoU to be expected (`simpleseg.json` holds the weights), fitted to one
+half of the answers to validation scenes of all three data sets and measured on the other
+(`python benchmarks/calibration.py`):
+
+{calibration}
+
+![Expected against true IoU of regions](reliability.png)
+
 ## Limits
 
 - It knows drawn scenes. On photographs its answers mean nothing.
@@ -102,7 +113,23 @@ def table_of(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write_card(run: Path, results_file: Path, out: Path, parameters: float) -> None:
+def calibration_of(measured: dict[str, Any]) -> str:
+    """How far the score can be trusted, a line for each target."""
+    lines = [
+        "| answer | answers measured | expected calibration error | correlation |",
+        "|---" * 4 + "|",
+    ]
+    for target in ("region", "box"):
+        found = measured[target]
+        lines.append(
+            f"| {target} | {found['n']} | {found['error']:.3f} | {found['correlation']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def write_card(
+    run: Path, results_file: Path, calibration_file: Path, out: Path, parameters: float
+) -> None:
     """``parameters`` is in millions."""
     recipe = json.loads((run / "recipe.json").read_text())
     results = json.loads(results_file.read_text())["results"]
@@ -116,6 +143,7 @@ def write_card(run: Path, results_file: Path, out: Path, parameters: float) -> N
         sigma_end=recipe["sigma_end"],
         limit=next(iter(results.values()))["n"],
         table=table_of(results),
+        calibration=calibration_of(json.loads(calibration_file.read_text())),
     )
     (out / "README.md").write_text(card)
     write_curves(run / "log.jsonl", out / "curves.png")
@@ -125,10 +153,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the demo model's card.")
     parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
     parser.add_argument("--results", type=Path, required=True, help="output of accuracy.py")
+    parser.add_argument("--calibration", type=Path, required=True, help="output of calibration.py")
     parser.add_argument("--out", type=Path, required=True, help="the checkpoint's folder")
     options = parser.parse_args()
     weights = (options.out / "model.safetensors").stat().st_size / 2  # bytes of bfloat16
-    write_card(options.run, options.results, options.out, weights / 1e6)
+    write_card(options.run, options.results, options.calibration, options.out, weights / 1e6)
 
 
 if __name__ == "__main__":

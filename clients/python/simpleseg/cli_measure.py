@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -145,10 +146,7 @@ def calibrate(
         calibration.write_profile(fitted, write)
     if diagram is not None:
         calibration.write_diagram(held["region"], diagram)
-    report = {
-        task: {"n": sum(found.counts), "error": found.error, "correlation": found.correlation}
-        for task, found in held.items()
-    }
+    report = {task: {"n": sum(found.counts), **asdict(found)} for task, found in held.items()}
     typer.echo(json.dumps({"data": data, "split": split, **report}))
 
 
