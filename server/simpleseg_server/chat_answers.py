@@ -63,7 +63,7 @@ class Chat:
             id=self.id,
             object="chat.completion",
             created=self.job.created,
-            model=self.segmenter.engine.capabilities.model,
+            model=self.segmenter.model_of(self.job),
             choices=[
                 self._choice(index, answer, outcome.result)
                 for index, (answer, outcome) in enumerate(zip(answers, outcomes, strict=True))
@@ -107,7 +107,7 @@ class Chat:
             id=self.id,
             object="chat.completion.chunk",
             created=self.job.created,
-            model=self.segmenter.engine.capabilities.model,
+            model=self.segmenter.model_of(self.job),
             choices=choices,
         )
         return chunk.model_copy(update={"usage": usage}) if self.wants_usage else chunk

@@ -102,8 +102,9 @@ class Settings(BaseModel):
     """vLLM: GPUs that share the model."""
     max_model_len: Positive | None = None
     """vLLM: tokens of prompt and answer together."""
-    lora: str | None = None
-    """vLLM: serve this adapter, NAME=PATH."""
+    lora: Words = ()
+    """vLLM: an adapter, NAME=PATH, served as a model of that name beside the checkpoint. Several in
+    one variable are separated by spaces."""
     trust_remote_code: bool = False
     """vLLM: run the checkpoint's own code."""
 
@@ -219,7 +220,7 @@ class Settings(BaseModel):
             "quantization": self.quantization,
             "tensor_parallel_size": self.tensor_parallel_size,
             "max_model_len": self.max_model_len,
-            "adapter": self.lora,
+            "adapters": self.lora or None,
             "trust_remote_code": self.trust_remote_code or None,
         }
         return {name: value for name, value in values.items() if value is not None}

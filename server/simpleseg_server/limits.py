@@ -14,7 +14,7 @@ def check_limits(call: Call, settings: Settings, capabilities: Capabilities) -> 
     Raises ApiError with the field at fault.
     """
     request = call.request
-    if request.model not in (None, capabilities.model):
+    if request.model not in (None, *capabilities.models):
         raise model_not_found("model")
     if request.task not in capabilities.targets:
         raise ApiError(422, "task_unsupported", "the model has no such task", param="task")

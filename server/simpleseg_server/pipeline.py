@@ -207,7 +207,7 @@ class Segmenter:
             object="segmentation",
             id=job.id,
             created=job.created,
-            model=self.engine.capabilities.model,
+            model=self.model_of(job),
             image=job.image_info,
             results=[outcome.result for outcome in outcomes],
             usage=_usage(outcomes),
@@ -223,7 +223,7 @@ class Segmenter:
             response = await self.run(job, listen)
             listen(Completed(response=response))
 
-        model = self.engine.capabilities.model
+        model = self.model_of(job)
         yield Created(id=job.id, created=job.created, model=model, image=job.image_info)
         async with aclosing(told_by(run)) as events:
             async for event in events:
@@ -232,6 +232,10 @@ class Segmenter:
     async def work(self, function: Callable[..., T], *args: Any) -> T:
         """Run blocking work in a worker thread."""
         return await asyncio.get_running_loop().run_in_executor(self.workers, function, *args)
+
+    def model_of(self, job: Job) -> str:
+        """The name of the model that a job asks."""
+        return job.call.request.model or self.engine.capabilities.model
 
     def _engine_size(self) -> EngineSize:
         capabilities = self.engine.capabilities
@@ -249,7 +253,7 @@ class Segmenter:
             job.times.at_least("prefill", one.usage.prefill_ms)
             job.times.at_least("decode", one.usage.decode_ms)
         job.times.at_least("generate", job.times.elapsed_ms() - began_ms)
-        calibrations = self.engine.capabilities.calibrations
+        calibrations = self.engine.capabilities.calibrations_of(job.call.request.model)
         result, warnings = await self.work(_result, job, index, answer, calibrations)
         follower.done(answer, result)
         return Outcome(answers, result, [*warnings, *result_warnings(answers.notes, index)])
@@ -335,6 +339,7 @@ class Segmenter:
             constrained=wording.constrained,
             history=wording.history,
             client_grammar=wording.client_grammar,
+            adapter=capabilities.adapter_of(request.model),
         )
 
 

@@ -152,7 +152,7 @@ def _sample(name: str, file: str) -> tuple[list[str], Any]:
         return [option, "a", option, "b"], ["**********"] * 2
     if name == "open_paths":
         return [option, "/a", option, "/b"], ["/a", "/b"]
-    if name == "upstreams":
+    if name in ("upstreams", "lora"):
         return [option, "http://a,2", option, "http://b"], ["http://a,2", "http://b"]
     choices = options.value_name(name).split("|")
     if len(choices) > 1:
@@ -167,6 +167,12 @@ def test_what_is_printed_can_be_read_again(tmp_path: Path) -> None:
     printed = CliRunner().invoke(app, arguments).stdout
     settings = load({}, written(tmp_path, printed)).settings
     assert settings == Settings(max_prompts=3, draft=False)
+
+
+def test_adapters_reach_vllm_as_they_were_named() -> None:
+    given = load({"SIMPLESEG_LORA": "birds=/a,b cars=/c"}).settings.vllm_options()
+    assert given["adapters"] == ("birds=/a,b", "cars=/c")
+    assert "adapters" not in load({}).settings.vllm_options()
 
 
 def test_upstreams_of_a_variable_are_parted_by_spaces_and_their_keys_by_commas() -> None:

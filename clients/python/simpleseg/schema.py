@@ -537,12 +537,14 @@ class ErrorResponse(ResponseModel):
 
 
 class ModelInfo(ResponseModel):
-    """One served model, in the shape of OpenAI's list plus what it can do."""
+    """One served model, in the shape of OpenAI's list plus what it can do. An adapter's ``parent``
+    is the model that it changes."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    parent: str | None = None
     capabilities: list[str]
     tasks: list[Task]
 

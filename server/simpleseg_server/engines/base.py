@@ -48,7 +48,8 @@ class GenerationRequest:
     server computed, under which an engine may cache what it made of the image.
     ``max_tokens`` bounds the answer; under the grammar the answer is always closed within it.
     ``max_points`` bounds the vertices of a region or the points of a point list.
-    ``temperature`` 0 is greedy. ``constrained`` False turns the grammar off.
+    ``temperature`` 0 is greedy. ``constrained`` False turns the grammar off. ``adapter`` is one of
+    the engine's, None for the model itself.
     """
 
     request_id: str
@@ -63,6 +64,7 @@ class GenerationRequest:
     constrained: bool = True
     history: tuple[Turn, ...] = ()
     client_grammar: ClientGrammar | None = None
+    adapter: str | None = None
 
 
 def conversation(instruction: str, history: Sequence[Turn] = ()) -> tuple[Turn, ...]:
@@ -137,7 +139,8 @@ class Capabilities:
     fixed size: then images are stretched to exactly it (coordinates are normalised, so answers
     need no mapping back). ``logprobs``: tokens come with log-probabilities;
     ``client_grammars``: requests may have one. ``calibrations`` say, for some targets, what
-    log-probabilities mean for an answer's IoU.
+    log-probabilities mean for an answer's IoU. ``adapters`` are the names of models that are
+    ``model`` with other weights on top, whose probabilities nobody has calibrated.
     """
 
     engine: str
@@ -150,6 +153,20 @@ class Capabilities:
     logprobs: bool = True
     client_grammars: bool = False
     calibrations: Mapping[Target, Calibration] = field(default_factory=dict)
+    adapters: tuple[str, ...] = ()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every name that a request may give as its model, that of the default first."""
+        return (self.model, *self.adapters)
+
+    def adapter_of(self, model: str | None) -> str | None:
+        """The adapter that a request's model means; None for the model itself."""
+        return model if model in self.adapters else None
+
+    def calibrations_of(self, model: str | None) -> Mapping[Target, Calibration]:
+        """What log-probabilities of one of the models mean."""
+        return self.calibrations if self.adapter_of(model) is None else {}
 
 
 class EngineError(Exception):

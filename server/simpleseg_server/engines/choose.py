@@ -10,6 +10,7 @@ from simpleseg_server.engines.profiles import Profile, known_profile
 
 if TYPE_CHECKING:
     from simpleseg_server.engines.remote import RemoteOptions
+    from simpleseg_server.engines.vllm_backend import Adapter
 
 EngineKind = Literal["auto", "embedded", "vllm", "remote"]
 
@@ -36,8 +37,8 @@ def make_engine(
     vllm_options: Mapping[str, Any] | None = None,
     upstreams: Mapping[str, Any] | None = None,
 ) -> Engine:
-    """An engine that has loaded nothing yet. ``vllm_options`` are fields of ``VllmOptions``; an
-    ``adapter`` is given as ``NAME=PATH``. ``upstreams`` are arguments of ``remote_options``. Only
+    """An engine that has loaded nothing yet. ``vllm_options`` are fields of ``VllmOptions``;
+    ``adapters`` are given as ``NAME=PATH``. ``upstreams`` are arguments of ``remote_options``. Only
     the remote engine does without a checkpoint.
 
     Raises ValueError for the options of another engine, where vLLM is not installed, and for a
@@ -73,15 +74,26 @@ def _vllm_engine(
     trusted = bool(given.get("trust_remote_code"))
     known_profile(checkpoint).require(checkpoint, trust_remote_code=trusted)
     from simpleseg_server.engines.vllm import VllmEngine
-    from simpleseg_server.engines.vllm_backend import Adapter, VllmOptions
+    from simpleseg_server.engines.vllm_backend import VllmOptions
 
     values = dict(given)
-    if "adapter" in values:
-        values["adapter"] = Adapter.parse(values["adapter"])
+    if "adapters" in values:
+        values["adapters"] = _adapters(values["adapters"], Profile.load(checkpoint).name)
     options = VllmOptions(draft=draft, **values)
     if max_batch is not None:
         options = replace(options, max_num_seqs=max_batch)
     return VllmEngine(checkpoint, options)
+
+
+def _adapters(texts: Sequence[str], model: str) -> "tuple[Adapter, ...]":
+    """Raises ValueError where two models would have one name."""
+    from simpleseg_server.engines.vllm_backend import Adapter
+
+    adapters = tuple(map(Adapter.parse, texts))
+    names = [model, *(adapter.name for adapter in adapters)]
+    if len(set(names)) < len(names):
+        raise ValueError("the model and each adapter need a name of their own")
+    return adapters
 
 
 def _remote_engine(

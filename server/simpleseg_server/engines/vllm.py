@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import Metric
@@ -100,8 +101,9 @@ class VllmEngine:
         return self._model.capabilities
 
     async def start(self) -> None:
-        """Load the model, then answer one request of every task: that builds the grammars, runs
-        the vision tower and compiles what vLLM compiles for log-probabilities."""
+        """Load the model, then answer one request of every task, and one with every adapter: that
+        builds the grammars, runs the vision tower, compiles what vLLM compiles for
+        log-probabilities, and loads the adapters."""
         try:
             with stage("tokenizer"):
                 self._model = await asyncio.to_thread(_ServedModel, self._path, self._options)
@@ -117,8 +119,12 @@ class VllmEngine:
             raise EngineError(f"cannot serve {self._path} with vLLM: {error}") from error
 
     async def _warm_up(self) -> None:
-        for target in TARGETS:
-            request = warm_up_request(target, self.capabilities.input_hw)
+        capabilities = self.capabilities
+        requests = [warm_up_request(target, capabilities.input_hw) for target in TARGETS]
+        for request in [
+            *requests,
+            *(replace(requests[0], adapter=a) for a in capabilities.adapters),
+        ]:
             async with aclosing(self.generate(request)) as deltas:
                 async for _ in deltas:
                     pass
@@ -190,15 +196,15 @@ class _ServedModel:
         )
         self.capabilities = Capabilities(
             engine="vllm",
-            model=options.name or (options.adapter or profile).name,
+            model=options.name or profile.name,
             targets=TARGETS,
             max_tokens=min(MAX_ANSWER_TOKENS, profile.max_tokens, self.launch.max_model_len),
             max_concurrency=options.max_num_seqs,
             max_pixels=images.max_pixels,
             input_hw=profile.input_hw,
             client_grammars=True,
-            # An adapter is another model, with probabilities of its own.
-            calibrations={} if options.adapter else profile.calibration,
+            calibrations=profile.calibration,
+            adapters=tuple(adapter.name for adapter in options.adapters),
         )
 
     def generation(self, request: GenerationRequest, limit: ItemLimit | None) -> Generation:
@@ -218,6 +224,7 @@ class _ServedModel:
             seed=request.seed,
             end_token_id=self.prompter.end_token_id,
             client_grammar=request.client_grammar,
+            adapter=request.adapter,
         )
 
 

@@ -17,7 +17,7 @@ ChunkEnd = Literal["stop", "length", "abort"]
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter, served as the model ``name``; ``path`` is a folder or a hub id.
+    """A LoRA adapter, served as a model ``name`` of its own; ``path`` is a folder or a hub id.
 
     >>> Adapter.parse("birds=/adapters/birds")
     Adapter(name='birds', path='/adapters/birds')
@@ -39,12 +39,13 @@ class Adapter:
 class VllmOptions:
     """How vLLM runs a model.
 
-    ``name`` is the model id that clients see, None for the adapter's or the checkpoint's own.
-    ``dtype`` and ``quantization`` are vLLM's own names; ``max_model_len`` bounds prompt and answer
-    together, in tokens, and is lowered to what the model has positions for; ``max_num_seqs`` is how
-    many answers are decoded together; ``max_pixels`` scales larger images down further than the
-    checkpoint would. ``draft`` False is plain decoding; ``max_draft`` bounds the drafted tokens per
-    step. ``trust_remote_code`` runs Python code that comes with the checkpoint.
+    ``name`` is the model id that clients see, None for the checkpoint's own. ``dtype`` and
+    ``quantization`` are vLLM's own names; ``max_model_len`` bounds prompt and answer together, in
+    tokens, and is lowered to what the model has positions for; ``max_num_seqs`` is how many answers
+    are decoded together; ``max_pixels`` scales larger images down further than the checkpoint
+    would. ``adapters`` are served beside the model. ``draft`` False is plain decoding;
+    ``max_draft`` bounds the drafted tokens per step. ``trust_remote_code`` runs Python code that
+    comes with the checkpoint.
     """
 
     name: str | None = None
@@ -54,7 +55,7 @@ class VllmOptions:
     max_model_len: int = 16384
     max_num_seqs: int = 32
     max_pixels: int | None = None
-    adapter: Adapter | None = None
+    adapters: tuple[Adapter, ...] = ()
     draft: bool = True
     max_draft: int = 8
     trust_remote_code: bool = False
@@ -82,7 +83,8 @@ class Generation:
     """One prompt on its way to vLLM. ``prompt_ids`` hold one placeholder for the image, and
     ``image_key`` is the image's identity in every cache. ``grammar`` is EBNF, None for none or
     a client's.
-    ``end_token_id`` ends the answer, besides what the checkpoint's files say."""
+    ``end_token_id`` ends the answer, besides what the checkpoint's files say. ``adapter`` is the
+    name of one."""
 
     request_id: str
     prompt_ids: Sequence[int]
@@ -94,6 +96,7 @@ class Generation:
     seed: int | None
     end_token_id: int
     client_grammar: ClientGrammar | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,10 @@ class VllmBackend:
         self._is_shut_down = False
         self._max_model_len = launch.max_model_len
         self._drafts = client.vllm_config.speculative_config is not None
-        adapter = launch.options.adapter
-        self._lora = None if adapter is None else LoRARequest(adapter.name, 1, adapter.path)
+        self._loras = {
+            adapter.name: LoRARequest(adapter.name, number, adapter.path)
+            for number, adapter in enumerate(launch.options.adapters, start=1)
+        }
 
     @classmethod
     def start(cls, launch: Launch, **more: Any) -> "VllmBackend":
@@ -95,7 +97,9 @@ class VllmBackend:
                 prompt,
                 sampling_params(generation),
                 generation.request_id,
-                lora_request=self._lora,
+                lora_request=None
+                if generation.adapter is None
+                else self._loras[generation.adapter],
             )
             async with aclosing(outputs):
                 async for output in outputs:
@@ -207,8 +211,15 @@ def engine_args(launch: Launch, **more: Any) -> Any:
         arguments["mm_device_do_normalize"] = False
     if launch.image_arguments:
         arguments["mm_processor_kwargs"] = dict(launch.image_arguments)
-    if options.adapter is not None:
-        arguments |= {"enable_lora": True, "max_lora_rank": _lora_rank(options.adapter)}
+    if options.adapters:
+        # In 0.32's code for a CPU, tokens without an adapter take that of the last slot where any
+        # token has one: there is one slot more, which stays empty.
+        empty = 0 if torch.cuda.is_available() else 1
+        arguments |= {
+            "enable_lora": True,
+            "max_loras": len(options.adapters) + empty,
+            "max_lora_rank": max(map(_lora_rank, options.adapters)),
+        }
     if options.draft and supports_drafting():
         arguments["speculative_config"] = {
             "method": "custom_class",

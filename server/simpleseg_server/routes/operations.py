@@ -50,9 +50,9 @@ async def metrics(request: Request) -> Response:
     return Response(text, headers={"Content-Type": content_type})
 
 
-@models_router.get("/v1/models", summary="The served model, in the shape of OpenAI's list")
+@models_router.get("/v1/models", summary="The served models, in the shape of OpenAI's list")
 async def models(request: Request) -> ModelList:
-    return ModelList(data=[_served(request)])
+    return ModelList(data=_served(request))
 
 
 @models_router.get(
@@ -61,20 +61,24 @@ async def models(request: Request) -> ModelList:
     responses={status: {"model": ErrorResponse} for status in (404, 422)},
 )
 async def model(request: Request, model_id: str) -> ModelInfo:
-    served = _served(request)
-    if model_id != served.id:
-        raise model_not_found(None)
-    return served
+    for served in _served(request):
+        if model_id == served.id:
+            return served
+    raise model_not_found(None)
 
 
-def _served(request: Request) -> ModelInfo:
+def _served(request: Request) -> list[ModelInfo]:
     keeper = services_of(request).keeper
     keeper.require_ready()
     capabilities = keeper.engine.capabilities
-    return ModelInfo(
-        id=capabilities.model,
-        created=_STARTED,
-        owned_by="simpleseg",
-        capabilities=["segment", "chat"],
-        tasks=list(capabilities.targets),
-    )
+    return [
+        ModelInfo(
+            id=name,
+            created=_STARTED,
+            owned_by="simpleseg",
+            parent=None if name == capabilities.model else capabilities.model,
+            capabilities=["segment", "chat"],
+            tasks=list(capabilities.targets),
+        )
+        for name in capabilities.models
+    ]

@@ -1,7 +1,6 @@
 """vLLM and the embedded engine on the shipped model: the same answers, token for token."""
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 
@@ -14,16 +13,13 @@ from simpleseg_server.engines.vllm_backend import VllmOptions
 from simpleseg_training.cases import load_cases
 
 from .remote_support import options
-from .support import DEMO_MODEL, DEMO_PX, Outcome, answer
+from .support import DEMO_MODEL, DEMO_PX, Outcome, answer, same_tokens
 from .vllm_process import VllmProcess
 
 SCENES = 16
 CONVERSATIONS = 3
 # The target of the demo model; a model that was hardly trained may draft worse.
 MOST_STEPS_PER_TOKEN = 0.5
-# Two choices whose log-probabilities are no further apart are a tie.
-TIE = 0.01
-MOST_TIES = 2
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(
@@ -68,7 +64,7 @@ async def _answers(engine: Engine) -> tuple[list[Outcome], list[Outcome]]:
 @pytest.fixture(scope="module")
 def embedded() -> list[Outcome]:
     alone, together = asyncio.run(_answers(TransformersEngine(DEMO_MODEL, num_threads=1)))
-    _same_tokens(alone, together)
+    same_tokens(alone, together)
     return alone
 
 
@@ -84,30 +80,12 @@ def vllm(request: pytest.FixtureRequest) -> tuple[str, list[Outcome], list[Outco
     return request.param, *asyncio.run(_answers(engine))
 
 
-def _same_tokens(first: Sequence[Outcome], second: Sequence[Outcome]) -> None:
-    """The same tokens in all answers, but for a few that first differ at a tie: there float
-    arithmetic of another order chose, and what follows cannot be compared."""
-    ties = 0
-    for one, other in zip(first, second, strict=True):
-        assert one.usage.prompt_tokens == other.usage.prompt_tokens
-        tokens = zip(one.tokens, other.tokens, strict=False)
-        difference = next(((a, b) for a, b in tokens if a.text != b.text), None)
-        if difference is None:
-            assert one.text == other.text
-            assert one.finish_reason == other.finish_reason
-            assert one.usage.completion_tokens == other.usage.completion_tokens
-        else:
-            ties += 1
-            assert difference[0].logprob == pytest.approx(difference[1].logprob, abs=TIE)
-    assert ties <= MOST_TIES
-
-
-def test_alone_and_together_they_write_the_same_tokens(
+def test_alone_and_together_they_write_thesame_tokens(
     embedded: list[Outcome], vllm: tuple[str, list[Outcome], list[Outcome]]
 ) -> None:
     _, alone, together = vllm
-    _same_tokens(alone, embedded)
-    _same_tokens(together, embedded)
+    same_tokens(alone, embedded)
+    same_tokens(together, embedded)
 
 
 def test_log_probabilities_are_those_among_the_allowed_tokens(

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from simpleseg_polygon.codec import parse_region
 from simpleseg_polygon.drafts import Drafter
 from simpleseg_polygon.grammar import Budget, ebnf, max_tokens_for, regex
-from simpleseg_polygon.prompts import Target
+from simpleseg_polygon.prompts import TARGETS, Target
 from simpleseg_server.engines import choose
 from simpleseg_server.engines.base import (
     DraftCount,
@@ -369,9 +369,10 @@ def test_capabilities(
     assert (fixed.engine, fixed.model) == ("vllm", "simpleseg-demo")
     assert (fixed.input_hw, fixed.max_pixels) == ((64, 64), 64 * 64)
     assert fixed.max_concurrency == 5
-    options = VllmOptions(max_model_len=1000, max_pixels=5000, adapter=Adapter("birds", "b"))
+    options = VllmOptions(max_model_len=1000, max_pixels=5000, adapters=(Adapter("birds", "b"),))
     other = Bench(qwen25_checkpoint, tokenizer, options)
-    assert other.engine.capabilities.model == "birds"
+    assert other.engine.capabilities.models == (other.engine.capabilities.model, "birds")
+    assert [g.adapter for g in other.backend.generations] == [None] * len(TARGETS) + ["birds"]
     assert other.engine.capabilities.max_pixels == 5000
     assert other.engine.capabilities.max_tokens == 1000
     assert other.backend.launch.max_model_len == 1000
@@ -420,8 +421,8 @@ def test_auto_is_vllm_with_a_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_options_reach_vllm_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch, qwen3_checkpoint: Path
 ) -> None:
-    given = {"dtype": "float16", "adapter": "birds=/b", "tensor_parallel_size": 2}
-    with pytest.raises(ValueError, match="no option adapter, dtype"):
+    given = {"dtype": "float16", "adapters": ["birds=/b"], "tensor_parallel_size": 2}
+    with pytest.raises(ValueError, match="no option adapters, dtype"):
         choose.make_engine("embedded", str(qwen3_checkpoint), vllm_options=given)
     monkeypatch.setattr(choose, "is_vllm_installed", lambda: False)
     with pytest.raises(ValueError, match="not installed"):
@@ -433,13 +434,14 @@ def test_options_reach_vllm_and_nothing_else(
     assert isinstance(engine, VllmEngine)
     assert engine._options == VllmOptions(
         dtype="float16",
-        adapter=Adapter("birds", "/b"),
+        adapters=(Adapter("birds", "/b"),),
         tensor_parallel_size=2,
         max_num_seqs=3,
         draft=False,
     )
-    with pytest.raises(ValueError, match="NAME=PATH"):
-        choose.make_engine("vllm", "x", vllm_options={"adapter": "birds"})
+    for wrong, message in ((["birds"], "NAME=PATH"), (["a=/x", "a=/y"], "name of their own")):
+        with pytest.raises(ValueError, match=message):
+            choose.make_engine("vllm", str(qwen3_checkpoint), vllm_options={"adapters": wrong})
 
 
 def test_images_are_given_unscaled_without_a_training_size(
