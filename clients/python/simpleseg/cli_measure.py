@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -30,6 +31,9 @@ from simpleseg_polygon.geometry import Box
 
 if TYPE_CHECKING:
     from simpleseg_training import calibrate as calibration
+
+_TOGETHER = 8
+"""Questions under way, so that they share the engine's steps."""
 
 Ask = Callable[[NDArray[np.uint8], str, Task], Result]
 
@@ -155,19 +159,26 @@ def _scored(
 ) -> "dict[Task, list[calibration.Scored]]":
     """Evidence and true IoU of the answers that say where something is."""
     from simpleseg_training import calibrate as calibration
-    from simpleseg_training.cases import load_cases
+    from simpleseg_training.cases import Case, load_cases
     from simpleseg_training.evaluate import EVALUATION_PX, true_iou
 
     tasks: tuple[Literal["region", "box"], ...] = ("region", "box")
     scored: dict[Task, list[calibration.Scored]] = {task: [] for task in tasks}
     cases = [case for name in data for case in load_cases(name, split, limit, EVALUATION_PX)]
-    for done, case in enumerate(cases, start=1):
-        for task in tasks:
-            result = ask(case.image_hw3, case.phrase, task)
+    asked = [(case, task) for case in cases for task in tasks]
+
+    def answer(one: tuple[Case, Task]) -> Result:
+        case, task = one
+        return ask(case.image_hw3, case.phrase, task)
+
+    with ThreadPoolExecutor(_TOGETHER) as pool:
+        for done, ((case, task), result) in enumerate(
+            zip(asked, pool.map(answer, asked), strict=True), start=1
+        ):
             if result.scores is not None:
                 iou = true_iou(case, answer_text(result), task)
                 scored[task].append(calibration.Scored(_evidence(result.scores), iou))
-        _progress(done, len(cases))
+            _progress(done, len(asked))
     return scored
 
 
