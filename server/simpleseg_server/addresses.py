@@ -7,7 +7,7 @@ of special-purpose addresses, RFC 6890, and more), since ``ipaddress.is_global``
 
 import socket
 from contextlib import closing
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -97,6 +97,6 @@ def is_own(address: IPAddress) -> bool:
     try:
         with closing(socket.socket(family, socket.SOCK_DGRAM)) as probe:
             probe.connect((str(address), 9))
-            return str(probe.getsockname()[0]) == str(address)
+            return ip_address(probe.getsockname()[0]) == address
     except OSError:
         return False

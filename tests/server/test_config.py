@@ -71,7 +71,10 @@ def test_keys_come_from_both_variables_and_never_show() -> None:
         ({"SIMPLESEG_API_KEY": "zwölf-4711"}, "api_keys: a key is"),
         ({"SIMPLESEG_REQUESTS_PER_MINUTE": "3"}, "requests_per_minute counts by API key"),
         ({"SIMPLESEG_IMAGE_URL_HOSTS": "a"}, "image_url_hosts lists hosts, and image_urls is off"),
-        ({"SIMPLESEG_IMAGE_URLS": "listed"}, "image_urls is listed, and image_url_hosts lists none"),
+        (
+            {"SIMPLESEG_IMAGE_URLS": "listed"},
+            "image_urls is listed, and image_url_hosts",
+        ),
         ({"SIMPLESEG_IMAGE_URL_HOSTS": "https://x-4711/"}, "a host reads host, host:port or"),
         ({"SIMPLESEG_IMAGE_URL_HOSTS": "a:0"}, "image_url_hosts: a host reads"),
         ({"SIMPLESEG_CONFIG": "/nowhere.toml"}, "/nowhere.toml: No such file"),
@@ -158,6 +161,8 @@ def _sample(name: str, file: str) -> tuple[list[str], Any]:
         return [option, "a", option, "b"], ["**********"] * 2
     if name == "open_paths":
         return [option, "/a", option, "/b"], ["/a", "/b"]
+    if name == "image_url_hosts":
+        return [option, "a", option, "b:9000"], ["a", "b:9000"]
     if name == "upstreams":
         return [option, "http://a,2", option, "http://b"], ["http://a,2", "http://b"]
     choices = options.value_name(name).split("|")
