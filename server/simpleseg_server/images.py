@@ -316,7 +316,7 @@ def decode_data_url(url: str, settings: Settings, param: str) -> tuple[bytes, st
     """The bytes of a ``data:`` URL and the media type that it declares.
 
     Raises ApiError as ``decode_base64`` does, 400 image_url_invalid, 415 image_type_unsupported,
-    and 422 image_url_blocked for a URL that would have to be fetched.
+    and 422 image_url_blocked for another URL.
     """
     if not is_data_url(url):
         raise image_url_blocked(param)
