@@ -20,12 +20,13 @@ Answer = Callable[["Host", asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass
 class Host:
-    """A server: ``heads`` are the requests that it got, ``ended`` is set when the other side closes
-    a connection first, ``sent`` counts bytes."""
+    """A server: ``heads`` are the requests that it got, ``open`` counts its connections, ``sent``
+    its bytes; ``ended`` is set when the other side closes a connection first."""
 
     port: int = 0
     heads: list[str] = field(default_factory=list)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    open: int = 0
     sent: int = 0
 
     def url(self, path: str = "/x.png", host: str = "host.test", scheme: str = "http") -> str:
@@ -47,8 +48,12 @@ async def serving(
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         handlers.add(asyncio.current_task())
-        with suppress(OSError, asyncio.IncompleteReadError):
+        host.open += 1
+        try:
             await _talk(host, answer, reader, writer)
+        except (OSError, asyncio.IncompleteReadError):
+            host.ended.set()
+        host.open -= 1
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()

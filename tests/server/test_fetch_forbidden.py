@@ -18,6 +18,7 @@ from simpleseg_server.addresses import IPAddress, is_own, is_public
 from simpleseg_server.app import create_app
 from simpleseg_server.config import Settings
 from simpleseg_server.fetch import Network
+from simpleseg_server.fetch_rules import target_of
 
 from .conftest import PhraseEngine
 from .ssrf import (
@@ -100,6 +101,39 @@ def test_an_address_with_a_zone_is_not_public() -> None:
 def test_this_machine_knows_its_own_addresses(text: str, expected: bool) -> None:
     assert is_own(IPv4Address(text)) is expected
     assert is_own(IPv6Address(f"::ffff:{text}")) is expected
+
+
+def test_a_public_address_of_this_machine_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simpleseg_server.fetch.is_public", lambda _: True)
+    assert not Network().is_open(IPv4Address("127.0.0.1"))
+    assert Network().is_open(IPv4Address("192.0.2.1"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user@example.org/",
+        "http://user:password@example.org/",
+        "http://:password@example.org/",
+        "http://[2a00:1450::1%25eth0]/",
+        "http://[2a00:1450::1%eth0]/",
+        "http://example.org%2f/",
+        "http://example.org\\@example.com/",
+        "http://example..org/",
+        "http://example.org:0/",
+        "http://example.org:65536/",
+        "http://" + "a" * 64 + ".org/",
+        "http://" + "a." * 127 + "org/",
+        "http://example.org/" + "x" * 2048,
+        "ftp://example.org/",
+        "//example.org/",
+        "example.org",
+        "",
+    ],
+)
+def test_urls_that_are_none_of_a_public_file(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^(no|too) "):
+        target_of(url)
 
 
 def test_forbidden_urls_are_refused_before_any_connection() -> None:
