@@ -1,6 +1,7 @@
 """Images over TLS: the certificate must be for the host's name, although an address is asked."""
 
 import asyncio
+import math
 import ssl
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -51,7 +52,7 @@ def asked(
             network = world(store, tls=lambda: trusting(authority))
             url = store.url(host=host, scheme="https")
             try:
-                found: Any = await Fetcher(SETTINGS, network).fetch(url, "image", 1e12)
+                found: Any = await Fetcher(SETTINGS, network).fetch(url, "image", math.inf)
             except ApiError as error:
                 found = error.code
             return found, len(store.heads)
