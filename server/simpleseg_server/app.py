@@ -19,6 +19,7 @@ from simpleseg_server.auth import PROBES, KeyGuard, document_keys
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import Engine
 from simpleseg_server.errors import ApiError, ClientGone, from_http_exception, render
+from simpleseg_server.fetch import Network
 from simpleseg_server.images import install_bomb_guard
 from simpleseg_server.keeper import EngineKeeper
 from simpleseg_server.keys import KeyRing
@@ -44,19 +45,21 @@ def create_app(
     *,
     on_engine_failure: Callable[[], None] = _stay,
     tracer: Tracer | None = None,
+    network: Network | None = None,
 ) -> FastAPI:
     """The server as an ASGI application. Its lifespan starts and closes the engine.
 
     The engine loads in the background: until it is ready, ``/readyz`` and ``/segment`` answer 503.
     Where it cannot start, ``on_engine_failure`` is called and ``/livez`` answers 503. Without
-    ``tracer`` the settings say whether there is one. Raises ConfigError.
+    ``tracer`` the settings say whether there is one. ``network`` stands for the world that images
+    are fetched from. Raises ConfigError.
     """
     tracer = tracer or Tracer.of(settings)
     install_bomb_guard(settings.max_image_pixels)
     metrics = Metrics()
     workers = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="simpleseg-worker")
     keeper = EngineKeeper(engine, metrics, settings.retry_after_s, on_engine_failure)
-    services = Services(settings, keeper, metrics, workers)
+    services = Services(settings, keeper, metrics, workers, network)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

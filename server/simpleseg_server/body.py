@@ -37,6 +37,8 @@ _TEXT_FIELDS = frozenset({"model", "prompt", "task", "coordinates"})
 FORM_FIELDS = _JSON_FIELDS | _LIST_FIELDS | _TEXT_FIELDS | {"image"}
 """All fields of a form. ``_JSON_FIELDS`` are written as JSON, ``_LIST_FIELDS`` with commas or given
 several times, the others as they are."""
+_WEB_URL = re.compile(rb"https?://", re.IGNORECASE)
+"""How no image file begins."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -151,9 +153,11 @@ def _read_form(data: bytes, boundary: bytes) -> Body:
     file: FilePart | None = None
     for head, content in _parts(data, boundary):
         name, declared_type = _part_head(head)
-        if name == "image" and file is not None:
+        if name == "image" and (file is not None or name in fields):
             raise ApiError(400, "image_source_ambiguous", "a form holds one image", param="image")
-        if name == "image":
+        if name == "image" and _WEB_URL.match(content):
+            fields[name] = _field_text(content, name)
+        elif name == "image":
             file = FilePart(content, declared_type)
         elif name == "prompt":
             prompts.append(_field_text(content, name))

@@ -20,7 +20,7 @@ from simpleseg_server.body import FilePart, read_body
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import ClientGrammar, Turn
 from simpleseg_server.errors import ApiError, from_validation_error, parameter_path
-from simpleseg_server.images import decode_base64, decode_data_url
+from simpleseg_server.images import decode_base64, decode_data_url, is_data_url
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Call:
     """A request that has passed the schema, with its image file as bytes.
 
     ``item_params`` and ``image_param`` are the fields the prompts and the image came from;
-    ``declared_type`` is the media type sent with the image. ``image_id`` names a kept image, which
-    then stands for the bytes. ``wording`` is set where the client
+    ``declared_type`` is the media type sent with the image. ``image_id`` names a kept image and
+    ``image_url`` one to fetch, which then stand for the bytes. ``wording`` is set where the client
     worded the question itself; then the items are answers to one question.
     """
 
@@ -52,6 +52,7 @@ class Call:
     declared_type: str | None
     wording: Wording | None = None
     image_id: str | None = None
+    image_url: str | None = None
 
     def seed(self, index: int, sample: int) -> int | None:
         """The seed of an answer: another one for each answer to the same question."""
@@ -91,6 +92,7 @@ def call_of(fields: dict[str, Any], settings: Settings, file: FilePart | None = 
         source.param,
         source.declared_type,
         image_id=source.id,
+        image_url=source.url,
     )
 
 
@@ -116,7 +118,8 @@ def fields_of_batch(fields: dict[str, Any], settings: Settings) -> list[dict[str
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where an image comes from: the bytes of its file, or the ``id`` of one that is kept.
+    """Where an image comes from: the bytes of its file, the ``id`` of one that is kept, or the
+    ``url`` of one to fetch.
 
     ``param`` is the field it was given in, ``declared_type`` the media type declared with it.
     """
@@ -125,6 +128,7 @@ class ImageSource:
     param: str
     declared_type: str | None = None
     id: str | None = None
+    url: str | None = None
 
 
 def _checked_item(item: PromptItem, param: str, settings: Settings) -> PromptItem:
@@ -150,16 +154,23 @@ def image_source(
         raise ApiError(400, "image_missing", "give an image", param="image")
     if isinstance(image, str):
         if ":" in image[:16]:  # not in the alphabet of base64, and in every URL
-            data, declared = decode_data_url(image, settings, "image")
-            return ImageSource(data, "image", declared)
+            return url_source(image, settings, "image")
         return ImageSource(decode_base64(image, settings, "image"), "image")
     if image.id is not None:
         return ImageSource(b"", "image.id", id=image.id)
     if image.base64 is not None:
         param = "image.base64"
         return ImageSource(decode_base64(image.base64, settings, param), param)
-    data, declared = decode_data_url(image.url or "", settings, "image.url")
-    return ImageSource(data, "image.url", declared)
+    return url_source(image.url or "", settings, "image.url")
+
+
+def url_source(url: str, settings: Settings, param: str) -> ImageSource:
+    """The bytes of a data URL, or another URL as it is where the operator lets images be fetched.
+    Raises ApiError."""
+    if settings.image_urls != "off" and not is_data_url(url):
+        return ImageSource(b"", param, url=url)
+    data, declared = decode_data_url(url, settings, param)
+    return ImageSource(data, param, declared)
 
 
 def read_upload(data: bytes, content_type: str, settings: Settings) -> ImageSource:

@@ -21,11 +21,10 @@ from simpleseg.chat_schema import (
 from simpleseg.schema import MAX_SEED, PromptItem, SegmentRequest
 from simpleseg_polygon.prompts import Target, match_instruction
 from simpleseg_server.body import read_json_body
-from simpleseg_server.calls import Call, Wording
+from simpleseg_server.calls import Call, Wording, url_source
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import ClientGrammar, GrammarKind, Turn
 from simpleseg_server.errors import ApiError, from_validation_error
-from simpleseg_server.images import decode_data_url
 
 MAX_GRAMMAR_CHARACTERS = 16 * 1024
 
@@ -61,13 +60,23 @@ def read_chat(data: bytes, content_type: str, settings: Settings) -> ChatCall:
         param = f"messages[{len(turns) - 1}].content"
         raise ApiError(422, "prompt_empty", "the last message has no text", param=param)
     part, param = _only_image(request.messages)
-    image, declared = decode_data_url(part.image_url.url, settings, param)
+    source = url_source(part.image_url.url, settings, param)
     target, subject = _meaning(question, request)
     wording = Wording(question, tuple(turns[:-1]), target != "text", grammar)
     segmentation = _segmentation(request, target, subject)
     items = segmentation.items()
     params = (f"messages[{len(turns) - 1}].content",) * len(items)
-    return ChatCall(request, Call(segmentation, items, params, image, param, declared, wording))
+    call = Call(
+        segmentation,
+        items,
+        params,
+        source.data,
+        source.param,
+        source.declared_type,
+        wording,
+        image_url=source.url,
+    )
+    return ChatCall(request, call)
 
 
 def _client_grammar(request: ChatRequest, settings: Settings) -> ClientGrammar | None:

@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 from simpleseg_server.engines.choose import EngineKind
 from simpleseg_server.engines.dialects import Dialect
 from simpleseg_server.engines.picture import ImageFormat
+from simpleseg_server.fetch_rules import listed_host
 
 MIB = 2**20
 
@@ -49,8 +50,20 @@ def _checked_key(key: SecretStr) -> SecretStr:
     return key
 
 
+def _checked_host(text: str) -> str:
+    try:
+        listed_host(text)
+    except ValueError:
+        message = "a host reads host, host:port or [address]:port"
+        raise PydanticCustomError("host_invalid", message) from None
+    return text
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
+Hosts = Annotated[
+    tuple[Annotated[str, AfterValidator(_checked_host)], ...], BeforeValidator(_split)
+]
 Secret = Annotated[SecretStr, AfterValidator(_checked_key)]
 Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_split)]
 
@@ -161,6 +174,24 @@ class Settings(BaseModel):
     max_image_aspect: Annotated[float, Field(ge=1)] = 200.0
     """The longer side of an image over the shorter."""
 
+    image_urls: Literal["off", "listed", "public"] = "off"
+    """Images that requests name by http(s) URL: off refuses them, listed fetches from the hosts of
+    `image_url_hosts` only, public also from all hosts whose addresses are all public, at ports 80
+    and 443."""
+    image_url_hosts: Hosts = ()
+    """Hosts that images are fetched from wherever they are, such as store.internal:9000; without a
+    port, 80 and 443. Who may ask this server may ask it for whatever they serve."""
+    image_url_timeout_s: Seconds = 5.0
+    """Time to fetch an image, redirects and all."""
+    image_url_connect_timeout_s: Seconds = 1.0
+    """Time to connect to one address."""
+    max_image_url_redirects: Annotated[int, Field(ge=0)] = 3
+    """Redirects that are followed; each is judged like the first URL."""
+    max_fetches: Positive = 32
+    """Images fetched at once; more are answered 503."""
+    max_fetches_per_host: Positive = 8
+    """Images fetched at once from one host; as many may wait, more are answered 503."""
+
     max_kept_image_bytes: Positive = 256 * MIB
     """Room for uploaded images, files and pixels together; what was used least recently goes."""
     kept_image_ttl_s: Seconds = 3600.0
@@ -206,6 +237,12 @@ class Settings(BaseModel):
             if getattr(self, name) is not None and not self.has_keys:
                 message = "{name} counts by API key, and there is none"
                 raise PydanticCustomError("needs_keys", message, {"name": name})
+        if self.image_urls == "off" and self.image_url_hosts:
+            message = "image_url_hosts lists hosts, and image_urls is off"
+            raise PydanticCustomError("needs_image_urls", message)
+        if self.image_urls == "listed" and not self.image_url_hosts:
+            message = "image_urls is listed, and image_url_hosts lists none"
+            raise PydanticCustomError("needs_image_url_hosts", message)
         return self
 
     @property

@@ -71,6 +71,12 @@ def queue_timeout(retry_after_s: float) -> ApiError:
     )
 
 
+def image_url_blocked(param: str) -> ApiError:
+    """One text for every reason: a reason would tell a client about the server's network."""
+    message = "the server does not fetch from this URL; send the image itself"
+    return ApiError(422, "image_url_blocked", message, param=param)
+
+
 def internal_error() -> ApiError:
     return ApiError(500, "internal_error", INTERNAL_MESSAGE)
 

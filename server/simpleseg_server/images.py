@@ -30,7 +30,7 @@ from PIL import Image
 
 from simpleseg_polygon.geometry import WHOLE, Box, ImageSize
 from simpleseg_server.config import Settings
-from simpleseg_server.errors import ApiError
+from simpleseg_server.errors import ApiError, image_url_blocked
 
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
@@ -308,16 +308,18 @@ def _decode_slices(text: str) -> Iterator[bytes]:
         yield data
 
 
+def is_data_url(url: str) -> bool:
+    return url[:5].lower() == "data:"
+
+
 def decode_data_url(url: str, settings: Settings, param: str) -> tuple[bytes, str | None]:
     """The bytes of a ``data:`` URL and the media type that it declares.
 
     Raises ApiError as ``decode_base64`` does, 400 image_url_invalid, 415 image_type_unsupported,
-    and 422 image_url_blocked for a URL that would have to be fetched.
+    and 422 image_url_blocked for another URL.
     """
-    if url[:5].lower() != "data:":
-        raise ApiError(
-            422, "image_url_blocked", "only data URLs are accepted as image URLs", param=param
-        )
+    if not is_data_url(url):
+        raise image_url_blocked(param)
     head, comma, payload = url.partition(",")
     match = _DATA_URL.fullmatch(head) if len(head) <= _MAX_DATA_URL_HEAD else None
     if not comma or match is None or match[3] is None:

@@ -46,6 +46,15 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "upstream_first_token_timeout_s",
         "upstream_idle_timeout_s",
     ),
+    "Images by URL": (
+        "image_urls",
+        "image_url_hosts",
+        "image_url_timeout_s",
+        "image_url_connect_timeout_s",
+        "max_image_url_redirects",
+        "max_fetches",
+        "max_fetches_per_host",
+    ),
 }
 OTHERS = "Limits"
 """The group of every setting that ``GROUPS`` does not name."""

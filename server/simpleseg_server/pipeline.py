@@ -1,24 +1,23 @@
 """One segmentation request: image -> prompts -> engine -> parse -> raster -> response."""
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from simpleseg.schema import (
     Completed,
     Created,
-    DraftUsage,
     ImageInfo,
     Result,
     ResultWarning,
     SegmentResponse,
     StreamEvent,
-    Usage,
 )
 from simpleseg_polygon.codec import ParseWarning, parse_region
 from simpleseg_polygon.geometry import WHOLE, Box
@@ -36,13 +35,13 @@ from simpleseg_server.engines.base import (
     PromptFault,
     PromptRefusedError,
 )
-from simpleseg_server.engines.base import Usage as EngineUsage
 from simpleseg_server.errors import (
     ApiError,
     engine_unavailable,
     overloaded,
     queue_timeout,
 )
+from simpleseg_server.fetch import Fetcher
 from simpleseg_server.image_store import ImageStore, StoredImage
 from simpleseg_server.images import DecodedImage, EngineSize, decode, is_mismatch
 from simpleseg_server.limits import check_limits
@@ -58,6 +57,7 @@ from simpleseg_server.several import (
 )
 from simpleseg_server.telemetry import StageTimes
 from simpleseg_server.telling import told_by
+from simpleseg_server.usage import usage_of
 
 T = TypeVar("T")
 
@@ -115,6 +115,7 @@ class Segmenter:
     admission: Admission
     workers: ThreadPoolExecutor
     images: ImageStore
+    fetcher: Fetcher
 
     async def prepare(
         self, body: bytes, content_type: str, request_id: str, times: StageTimes, owner: str = ""
@@ -125,9 +126,22 @@ class Segmenter:
             call = await self.work(read_call, body, content_type, self.settings)
         return await self.job(call, request_id, times, owner)
 
-    async def job(self, call: Call, request_id: str, times: StageTimes, owner: str = "") -> Job:
-        """A call that nothing is wrong with, its image decoded. Raises ApiError."""
+    async def job(
+        self,
+        call: Call,
+        request_id: str,
+        times: StageTimes,
+        owner: str = "",
+        turns: AbstractAsyncContextManager[None] | None = None,
+    ) -> Job:
+        """A call that nothing is wrong with, its image fetched, if need be in one of ``turns``, and
+        decoded. Raises ApiError."""
         check_limits(call, self.settings, self.engine.capabilities)
+        deadline = self._deadline(call.request.deadline_ms, times)
+        if call.image_url is not None:
+            async with turns or nullcontext():
+                data = await self._fetched(call.image_url, call.image_param, times, deadline)
+            call = replace(call, image_bytes=data)
         if call.image_id is not None:
             stored = self.images.find(call.image_id, owner, call.image_param)
             call, image = replace(call, image_bytes=stored.data), stored.image
@@ -145,7 +159,7 @@ class Segmenter:
             phrases=tuple(phrases),
             warnings=(*_image_warnings(image, call.declared_type), *warnings),
             times=times,
-            deadline=self._deadline(call.request.deadline_ms, times),
+            deadline=deadline,
         )
 
     async def keep(
@@ -154,8 +168,17 @@ class Segmenter:
         """Decode the image of an upload and keep it. Raises ApiError."""
         with times.measure("read_body"):
             source = await self.work(read_upload, body, content_type, self.settings)
-        image = await self._decoded(source.data, source.param, times)
-        return self.images.add(source.data, image, owner)
+        data = source.data
+        if source.url is not None:
+            data = await self._fetched(source.url, source.param, times)
+        image = await self._decoded(data, source.param, times)
+        return self.images.add(data, image, owner)
+
+    async def _fetched(
+        self, url: str, param: str, times: StageTimes, deadline: float = math.inf
+    ) -> bytes:
+        with times.measure("fetch"):
+            return await self.fetcher.fetch(url, param, deadline)
 
     async def _decoded(
         self, data: bytes, param: str, times: StageTimes, view: Box = WHOLE
@@ -210,7 +233,7 @@ class Segmenter:
             model=self.model_of(job),
             image=job.image_info,
             results=[outcome.result for outcome in outcomes],
-            usage=_usage(outcomes),
+            usage=usage_of(answer for outcome in outcomes for answer in outcome.answers.given),
             **timings,
             warnings=[*job.warnings, *(w for outcome in outcomes for w in outcome.warnings)],
         )
@@ -372,29 +395,3 @@ def _image_warnings(image: DecodedImage, declared_type: str | None) -> list[Resu
         message = "the image's bytes are of another type than declared; the bytes decided"
         notes.append(ParseWarning("mime_mismatch", message))
     return result_warnings(notes, None)
-
-
-def _usage(outcomes: Sequence[Outcome]) -> Usage:
-    usages = [answer.usage for outcome in outcomes for answer in outcome.answers.given]
-    prompt_tokens = sum(usage.prompt_tokens for usage in usages)
-    completion_tokens = sum(usage.completion_tokens for usage in usages)
-    drafts = _drafts(usages)
-    return Usage(
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        total_tokens=prompt_tokens + completion_tokens,
-        forward_passes=sum(usage.forward_passes for usage in usages),
-        **({"drafts": drafts} if drafts else {}),
-    )
-
-
-def _drafts(usages: Sequence[EngineUsage]) -> dict[str, DraftUsage]:
-    """Drafted tokens over all prompts, by kind."""
-    counts = [count for usage in usages for count in usage.drafts]
-    return {
-        kind: DraftUsage(
-            accepted=sum(count.accepted for count in counts if count.kind == kind),
-            rejected=sum(count.rejected for count in counts if count.kind == kind),
-        )
-        for kind in sorted({count.kind for count in counts})
-    }

@@ -9,6 +9,7 @@ from fastapi import Request
 
 from simpleseg_server.admission import Admission
 from simpleseg_server.config import Settings
+from simpleseg_server.fetch import Fetcher, Network
 from simpleseg_server.image_store import ImageStore
 from simpleseg_server.keeper import EngineKeeper
 from simpleseg_server.pipeline import Segmenter
@@ -17,12 +18,14 @@ from simpleseg_server.telemetry import Metrics
 
 @dataclass(frozen=True)
 class Services:
-    """Settings, the engine's keeper, metrics and the threads that decode and rasterise."""
+    """Settings, the engine's keeper, metrics, the threads that decode and rasterise, and the
+    network that images are fetched from, None for the world's."""
 
     settings: Settings
     keeper: EngineKeeper
     metrics: Metrics
     workers: ThreadPoolExecutor
+    network: Network | None = None
 
     @cached_property
     def images(self) -> ImageStore:
@@ -31,6 +34,15 @@ class Services:
             self.settings.max_kept_image_bytes,
             self.settings.kept_image_ttl_s,
             on_look=lambda look: self.metrics.image_cache.labels(look).inc(),
+        )
+
+    @cached_property
+    def fetcher(self) -> Fetcher:
+        """Fetches the images that clients name by URL."""
+        return Fetcher(
+            self.settings,
+            self.network,
+            on_outcome=lambda outcome: self.metrics.fetches.labels(outcome).inc(),
         )
 
     @cached_property
@@ -43,7 +55,7 @@ class Services:
             retry_after_s=settings.retry_after_s,
         )
         self.metrics.watch(lambda: admission.requests, lambda: admission.waiting_prompts)
-        return Segmenter(engine, settings, admission, self.workers, self.images)
+        return Segmenter(engine, settings, admission, self.workers, self.images, self.fetcher)
 
 
 def owner_of(request: Request) -> str:

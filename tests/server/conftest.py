@@ -19,6 +19,7 @@ from simpleseg_server.app import create_app
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import Capabilities, GenerationRequest
 from simpleseg_server.engines.scripted import Reply, ScriptedEngine
+from simpleseg_server.fetch import Network
 
 TRIANGLE = "[[[0.1, 0.2], [0.5, 0.2], [0.5, 0.9]]]."
 
@@ -79,8 +80,10 @@ def image64(png: bytes) -> str:
 
 
 @contextmanager
-def _client(engine: PhraseEngine, **settings: Any) -> Iterator[TestClient]:
-    with TestClient(create_app(Settings(**settings), engine)) as client:
+def _client(
+    engine: PhraseEngine, network: Network | None = None, **settings: Any
+) -> Iterator[TestClient]:
+    with TestClient(create_app(Settings(**settings), engine, network=network)) as client:
         yield client
 
 
@@ -100,10 +103,9 @@ def client(engine: PhraseEngine) -> Iterator[TestClient]:
 
 
 @contextmanager
-def _serve(engine: PhraseEngine, **settings: Any) -> Iterator[str]:
-    config = uvicorn.Config(
-        create_app(Settings(**settings), engine), host="127.0.0.1", port=0, log_config=None
-    )
+def _serve(engine: PhraseEngine, network: Network | None = None, **settings: Any) -> Iterator[str]:
+    app = create_app(Settings(**settings), engine, network=network)
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

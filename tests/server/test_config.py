@@ -70,6 +70,13 @@ def test_keys_come_from_both_variables_and_never_show() -> None:
         ({"SIMPLESEG_API_KEY": ""}, "SIMPLESEG_API_KEY: api_keys: a key is"),
         ({"SIMPLESEG_API_KEY": "zwölf-4711"}, "api_keys: a key is"),
         ({"SIMPLESEG_REQUESTS_PER_MINUTE": "3"}, "requests_per_minute counts by API key"),
+        ({"SIMPLESEG_IMAGE_URL_HOSTS": "a"}, "image_url_hosts lists hosts, and image_urls is off"),
+        (
+            {"SIMPLESEG_IMAGE_URLS": "listed"},
+            "image_urls is listed, and image_url_hosts",
+        ),
+        ({"SIMPLESEG_IMAGE_URL_HOSTS": "https://x-4711/"}, "a host reads host, host:port or"),
+        ({"SIMPLESEG_IMAGE_URL_HOSTS": "a:0"}, "image_url_hosts: a host reads"),
         ({"SIMPLESEG_CONFIG": "/nowhere.toml"}, "/nowhere.toml: No such file"),
     ],
 )
@@ -137,6 +144,8 @@ def test_every_option_reaches_its_setting(name: str, tmp_path: Path) -> None:
     arguments, expected = _sample(name, str(tmp_path / "keys.toml"))
     if name in ("requests_per_minute", "max_concurrent_requests"):
         arguments += ["--api-key", "k"]
+    if name == "image_url_hosts":
+        arguments += ["--image-urls", "public"]
     run = CliRunner().invoke(app, ["serve", "--check-config", *arguments], catch_exceptions=False)
     given = [line for line in run.stdout.splitlines() if f"# --{option_name(name)}" in line]
     assert run.exit_code == 0, run.output
@@ -152,6 +161,8 @@ def _sample(name: str, file: str) -> tuple[list[str], Any]:
         return [option, "a", option, "b"], ["**********"] * 2
     if name == "open_paths":
         return [option, "/a", option, "/b"], ["/a", "/b"]
+    if name == "image_url_hosts":
+        return [option, "a", option, "b:9000"], ["a", "b:9000"]
     if name in ("upstreams", "lora"):
         return [option, "http://a,2", option, "http://b"], ["http://a,2", "http://b"]
     choices = options.value_name(name).split("|")

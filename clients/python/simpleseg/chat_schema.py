@@ -89,7 +89,7 @@ class TextPart(RequestModel):
 class ImageUrl(RequestModel):
     """``detail`` makes no difference: every image is scaled to the size that the model reads."""
 
-    url: str = Field(description="`data:image/...;base64,...`")
+    url: str = Field(description="`data:image/...;base64,...` or, if allowed, `https://...`")
     detail: Literal["auto", "low", "high", "original"] | None = None
 
 

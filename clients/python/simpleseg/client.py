@@ -138,8 +138,8 @@ class SimpleSeg:
     ) -> Segmentation | list[Segmentation]:
         """The region of the object that ``prompt`` names; a list of results for a list of prompts.
 
-        ``image`` is a path, a file's bytes, a PIL image, a uint8 array, or a URL. The server of
-        this version takes data URLs and refuses http(s) URLs with ``image_url_blocked``.
+        ``image`` is a path, a file's bytes, a PIL image, a uint8 array, or an http(s) URL for the
+        server to fetch, which it refuses with ``image_url_blocked`` unless its operator allows it.
         Options: ``model``, ``max_points``, ``max_tokens``, ``temperature``, ``seed``.
 
         Raises SimpleSegError (see ``simpleseg.errors``), and OSError for an unreadable path.

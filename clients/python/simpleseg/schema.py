@@ -63,11 +63,14 @@ XYXY = Annotated[list[float], Field(min_length=4, max_length=4)]
 
 
 class ImageInput(RequestModel):
-    """The image: exactly one of ``base64`` (file bytes), ``url`` (a data URL) and ``id`` (of an
-    image that was uploaded to ``/v1/images``)."""
+    """The image: exactly one of ``base64`` (file bytes), ``url`` (a data URL, or an http(s) URL
+    where the operator lets the server fetch it) and ``id`` (of an image that was uploaded to
+    ``/v1/images``)."""
 
     base64: str | None = Field(default=None, description="The image file, base64-encoded.")
-    url: str | None = Field(default=None, description="`data:image/...;base64,...`")
+    url: str | None = Field(
+        default=None, description="`data:image/...;base64,...` or, if allowed, `https://...`"
+    )
     id: str | None = Field(default=None, description="Of an uploaded image.")
 
     @model_validator(mode="after")
@@ -135,7 +138,8 @@ class SegmentRequest(RequestModel):
 
     image: Image | None = Field(
         default=None,
-        description="A data URL or base64 string, or {url} or {base64}. In a form: the file.",
+        description="A URL or base64 string, or {url}, {base64} or {id}. In a form: the file or "
+        "an http(s) URL.",
     )
     model: str | None = Field(default=None, description="The served model's id, or nothing.")
     prompt: Prompt | None = Field(default=None, description="One prompt.")
@@ -344,9 +348,9 @@ class ResultWarning(ResponseModel):
 class SegmentResponse(ResponseModel):
     """The answer of ``POST /segment``, one result for each prompt, in order.
 
-    ``timings_ms`` maps stages to milliseconds: read_body, decode_image (decode and scale), queue,
-    prefill, decode and generate (of the slowest prompt), parse, rasterize (of all prompts), total;
-    and, since the request came in, first_token and first_point.
+    ``timings_ms`` maps stages to milliseconds: read_body, fetch (of an image by URL), decode_image
+    (decode and scale), queue, prefill, decode and generate (of the slowest prompt), parse,
+    rasterize (of all prompts), total; and, since the request came in, first_token and first_point.
     """
 
     model_config = ConfigDict(

@@ -44,11 +44,12 @@ async def batch(request: Request) -> Response:
         fields = await segmenter.work(read_json_body, body, request.headers.get("content-type", ""))
         items = fields_of_batch(fields, services.settings)
         room = asyncio.Semaphore(segmenter.admission.slots)
+        turns = asyncio.Semaphore(services.settings.max_fetches_per_host)
 
         async def answer(index: int, fields: dict[str, Any]) -> BatchItem:
             request_id = f"{request.state.request_id}-{index}"
             async with room:  # images are decoded when their turn has come
-                return await _item(request, index, fields, request_id)
+                return await _item(request, index, fields, request_id, turns)
 
         async def answer_all() -> list[BatchItem]:
             async with asyncio.TaskGroup() as group:
@@ -60,7 +61,14 @@ async def batch(request: Request) -> Response:
     return Response(response.model_dump_json(exclude_unset=True), media_type="application/json")
 
 
-async def _item(request: Request, index: int, fields: dict[str, Any], request_id: str) -> BatchItem:
+async def _item(
+    request: Request,
+    index: int,
+    fields: dict[str, Any],
+    request_id: str,
+    turns: asyncio.Semaphore,
+) -> BatchItem:
+    """``turns`` are those of one batch to fetch images, which it must not be refused for itself."""
     services, times = services_of(request), StageTimes()
     segmenter = services.segmenter
     try:
@@ -69,7 +77,7 @@ async def _item(request: Request, index: int, fields: dict[str, Any], request_id
         if call.request.stream:
             message = "an item of a batch cannot be streamed"
             raise ApiError(422, "stream_not_applicable", message, param="stream")
-        job = await segmenter.job(call, request_id, times, owner_of(request))
+        job = await segmenter.job(call, request_id, times, owner_of(request), turns)
         response = await segmenter.run(job)
     except ApiError as error:
         services.metrics.rejections.labels(error.code).inc()

@@ -24,7 +24,13 @@ _BODY = {
             "schema": {
                 "type": "object",
                 "required": ["image"],
-                "properties": {"image": {"type": "string", "format": "binary"}},
+                "properties": {
+                    "image": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "The file, or an http(s) URL.",
+                    }
+                },
             }
         },
     },

@@ -31,7 +31,11 @@ REQUEST_BODY = {
                 "type": "object",
                 "required": ["image"],
                 "properties": {
-                    "image": {"type": "string", "format": "binary"},
+                    "image": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "The file, or an http(s) URL.",
+                    },
                     "prompt": {"type": "array", "items": {"type": "string"}},
                     "prompts": {"type": "string", "description": "A JSON list, as in the body."},
                     "task": {"type": "string", "default": "region"},
