@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import httpx2
 import typer
 
-from simpleseg.client import AsyncSimpleSeg
+from simpleseg.async_client import AsyncSimpleSeg
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
