@@ -21,6 +21,7 @@ from simpleseg.errors import (
 from simpleseg.image_input import SentImage
 from simpleseg.retry import requested_delay_s, retry_delay_s
 from simpleseg.schema import (
+    UNION_TAG,
     ErrorInfo,
     ErrorResponse,
     Include,
@@ -117,14 +118,16 @@ def as_prompts(prompt: Prompts) -> list[PromptInput]:
     return [prompt] if isinstance(prompt, str | PromptItem) else list(prompt)
 
 
-def request_of(method: str, path: str, body: BaseModel | None = None) -> HttpRequest:
-    """A request with an id of its own; ``body`` goes as JSON, without what was never set."""
+def request_of(method: str, path: str, body: BaseModel | str | None = None) -> HttpRequest:
+    """A request with an id of its own. ``body`` is JSON, or goes as JSON without what was never
+    set."""
     headers = {"x-request-id": f"req_{uuid.uuid4().hex}"}
     if body is None:
         return HttpRequest(method, path, headers)
-    content = body.model_dump_json(by_alias=True, exclude_unset=True, exclude_none=True)
+    if isinstance(body, BaseModel):
+        body = body.model_dump_json(by_alias=True, exclude_unset=True, exclude_none=True)
     headers["content-type"] = "application/json"
-    return HttpRequest(method, path, headers, content.encode("utf-8"))
+    return HttpRequest(method, path, headers, body.encode("utf-8"))
 
 
 def segment_request(
@@ -167,7 +170,8 @@ def image_request(method: str, image_id: str) -> HttpRequest:
 def first_problem(error: ValidationError) -> str:
     """The first thing that does not fit, and where; never the value."""
     problem = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    parts = [str(part) for part in problem["loc"]]
+    where = ".".join(part for part in parts if not part.startswith(UNION_TAG))
     return f"{where}: {problem['msg']}" if where else str(problem["msg"])
 
 
