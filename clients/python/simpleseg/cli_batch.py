@@ -27,7 +27,7 @@ from simpleseg.cli_support import (
 from simpleseg.progress import progress_bar
 from simpleseg.retry import RetryBudget
 
-_MAX_RETRIES = 8  # nobody waits at a prompt, and a server may be restarted meanwhile
+_MAX_RETRIES = 5  # nobody waits at a prompt, and a server may be restarted meanwhile
 _INTERRUPTED = 130  # as a shell has it: 128 and the signal's number
 
 

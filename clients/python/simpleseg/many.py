@@ -143,7 +143,7 @@ def run_many(
             return waiting[:1]
         return list(wait(waiting, return_when=FIRST_COMPLETED).done)
 
-    pool = ThreadPoolExecutor(plan.concurrency, thread_name_prefix="simpleseg")
+    pool = ThreadPoolExecutor(plan.concurrency, thread_name_prefix="segment_many")
     with plan.bar(questions.total) as advance:
         try:
             waiting: list[Future[Outcome]] = []

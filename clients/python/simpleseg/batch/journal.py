@@ -70,6 +70,7 @@ class Journal:
                     raise BatchError(f"{self._path}:{number} is not a line of a batch's output")
                 if not line.endswith(b"\n"):
                     self._mend(offset, is_whole=entry is not None)
+                    return
                 offset += len(line)
 
     def _mend(self, offset: int, *, is_whole: bool) -> None:
