@@ -188,11 +188,12 @@ class AsyncSimpleSeg:
                 async with aclosing(response):
                     await response.aread()
             except httpx2.TransportError as error:
-                delay_s: float | None = attempts.after_failure(error)
+                delay_s = attempts.after_failure(error)
             else:
-                delay_s = attempts.after_answer(received(response))
-            if delay_s is None:
-                return response
+                wait_s = attempts.after_answer(received(response))
+                if wait_s is None:
+                    return response
+                delay_s = wait_s
             await asyncio.sleep(delay_s)
 
     async def close(self) -> None:

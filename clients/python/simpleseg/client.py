@@ -223,11 +223,12 @@ class SimpleSeg:
                 with closing(response):
                     response.read()
             except httpx2.TransportError as error:
-                delay_s: float | None = attempts.after_failure(error)
+                delay_s = attempts.after_failure(error)
             else:
-                delay_s = attempts.after_answer(received(response))
-            if delay_s is None:
-                return response
+                wait_s = attempts.after_answer(received(response))
+                if wait_s is None:
+                    return response
+                delay_s = wait_s
             time.sleep(delay_s)
 
     def close(self) -> None:

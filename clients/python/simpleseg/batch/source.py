@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -99,9 +99,14 @@ def _parsed(line: bytes) -> dict[str, Any]:
         value = json.loads(line)
     except ValueError:
         raise BatchError("not JSON") from None
-    if not isinstance(value, dict):
+    found = _object(value)
+    if found is None:
         raise BatchError("not an object")
-    return value
+    return found
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 def _of_line(
@@ -129,9 +134,10 @@ def _batch_body(line: Mapping[str, Any]) -> dict[str, Any]:
         raise BatchError(f"unknown key {unknown[0]!r}")
     if line.get("method", "POST") != "POST" or line.get("url", _URLS[0]) not in _URLS:
         raise BatchError(f"only POST {_URLS[0]} is asked")
-    if not isinstance(line["body"], dict):
+    body = _object(line["body"])
+    if body is None:
         raise BatchError("body is not an object")
-    return dict(line["body"])
+    return dict(body)
 
 
 def _custom_id(line: Mapping[str, Any]) -> str:
@@ -151,7 +157,7 @@ def _path_in(image: Any, plain: bool) -> str | None:
 
 
 def _name_of(image: Any) -> str:
-    url = image.get("url") if isinstance(image, dict) else None
+    url = (_object(image) or {}).get("url")
     return url if isinstance(url, str) and not url.startswith("data:") else ""
 
 
