@@ -192,6 +192,38 @@ def test_a_server_that_goes_away_ends_the_run_in_one_line(requests: Path, tmp_pa
     assert len(_answers(output)) == COUNT
 
 
+def test_an_engine_that_dies_ends_the_run_and_costs_no_item(requests: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    engine = ScriptedEngine(_reply)
+    with serving(engine, retry_after_s=0.1) as url:
+        process = _start(requests, "-o", output, "--url", url, "--concurrency", CONCURRENCY)
+        wait_until(lambda: output.exists() and output.read_bytes().count(b"\n") >= 5)
+        engine.die()
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert errors.startswith("simpleseg: 503 engine_unavailable")
+    assert len(_answers(output)) < COUNT
+
+
+def test_a_second_ctrl_c_drops_what_is_under_way(requests: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    engine = ScriptedEngine([Reply("[]", fault="hang")])
+    with serving(engine) as url:
+        process = _start(requests, "-o", output, "--url", url, "--concurrency", CONCURRENCY)
+        wait_until(lambda: engine.running == CONCURRENCY)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert "Ctrl-C again drops them" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        wait_until(lambda: engine.running == 0)
+    assert process.returncode == 130
+    assert errors == (
+        f"simpleseg: stopped: 0 of {COUNT} items answered; the same command goes on\n"
+    )
+    assert output.read_bytes() == b""
+
+
 def test_a_refused_key_ends_the_run(requests: Path, tmp_path: Path) -> None:
     with serving(ScriptedEngine(_reply), api_keys="secret") as url:
         status, errors = _run(requests, "-o", tmp_path / "out.jsonl", "--url", url)

@@ -118,7 +118,7 @@ async def _fill(
         retry_budget=budget,
     ) as client:
         with progress_bar(total, done=done) as advance, _stoppable(halt):
-            run = Run(source, journal, client, budget, halt, advance)
+            run = Run(source, journal, client, halt, advance)
             await run.run(concurrency)
     if halt.reason is not None:
         counts = f"{_counts(source, journal)}; the same command goes on"

@@ -36,6 +36,7 @@ DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 SEGMENT_PATH = "/segment"
 IMAGES_PATH = "/v1/images"
 MODELS_PATH = "/v1/models"
+READY_PATH = "/readyz"
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)

@@ -14,8 +14,16 @@ from simpleseg.errors import (
     ServerUnreachableError,
     SimpleSegError,
 )
-from simpleseg.protocol import SEGMENT_PATH, HttpRequest, HttpResponse, read_answer, request_of
-from simpleseg.retry import RETRIED_STATUSES, RetryBudget
+from simpleseg.protocol import (
+    READY_PATH,
+    SEGMENT_PATH,
+    HttpRequest,
+    HttpResponse,
+    check_status,
+    read_answer,
+    request_of,
+)
+from simpleseg.retry import RETRIED_STATUSES
 from simpleseg.schema import SegmentResponse
 
 _REFUSALS = frozenset({401, 403, 429})
@@ -38,7 +46,7 @@ class Run:
 
     What goes wrong with an item is its answer. What is the server's trouble instead ends the run
     with nothing recorded, so that the next run asks again: it cannot be reached, refuses the key,
-    or fails so often that the retry budget is spent. Answers under way are waited for.
+    or failed and is not ready since. Answers under way are waited for.
     """
 
     def __init__(
@@ -46,14 +54,12 @@ class Run:
         source: Source,
         journal: Journal,
         client: AsyncSimpleSeg,
-        budget: RetryBudget,
         halt: Halt,
         advance: Callable[[], None],
     ) -> None:
         self._missing = (e for e in source.entries() if e.custom_id not in journal.marks)
         self._journal = journal
         self._client = client
-        self._budget = budget
         self._halt = halt
         self._advance = advance
 
@@ -85,29 +91,39 @@ class Run:
         try:
             response = await self._client.send(request)
         except SimpleSegError as error:
-            return self._unanswered(entry, request, error)
-        if self._is_servers_trouble(response):
+            return await self._unanswered(entry, request, error)
+        if await self._is_servers_trouble(response.status):
+            self._halt.because(_reason(response))
             return None
         return _answered(entry, request, response)
 
-    def _unanswered(
+    async def _unanswered(
         self, entry: Entry, request: HttpRequest, error: SimpleSegError
     ) -> dict[str, Any] | None:
-        if isinstance(error, ServerUnreachableError) or self._budget.is_spent:
+        if isinstance(error, ServerUnreachableError) or not await self._is_ready():
             self._halt.because(str(error))
             return None
         code = "timeout" if isinstance(error, APITimeoutError) else "connection_lost"
         return _line(entry, request, None, _error(code, str(error)))
 
-    def _is_servers_trouble(self, response: HttpResponse) -> bool:
-        fails = response.status in RETRIED_STATUSES and self._budget.is_spent
-        if not fails and response.status not in _REFUSALS:
-            return False
+    async def _is_servers_trouble(self, status: int) -> bool:
+        if status in _REFUSALS:
+            return True
+        return status in RETRIED_STATUSES and not await self._is_ready()
+
+    async def _is_ready(self) -> bool:
         try:
-            read_answer(response, SegmentResponse)
-        except SimpleSegError as error:
-            self._halt.because(str(error))
-        return True
+            return (await self._client.send(request_of("GET", READY_PATH))).status == 200
+        except SimpleSegError:
+            return False
+
+
+def _reason(response: HttpResponse) -> str:
+    try:
+        check_status(response)
+    except SimpleSegError as error:
+        return str(error)
+    raise AssertionError("only what went wrong has a reason")
 
 
 def _answered(entry: Entry, request: HttpRequest, response: HttpResponse) -> dict[str, Any]:
