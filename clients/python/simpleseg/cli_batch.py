@@ -56,7 +56,7 @@ def batch(
 
     A line of INPUT is {"image": PATH_OR_URL, "prompts": [PHRASE, ...]} with any other field of
     POST /segment, or a line of OpenAI's batch format for /v1/segment, whose image may be
-    {"path": PATH}. Paths are relative to INPUT. Answers are lines of OpenAI's batch output, one for
+    {"path": PATH}. Paths are relative to the file's folder. Answers are lines of OpenAI's batch output, one for
     each custom_id. A COCO data set is made of them at the end; they stand beside it, in a .jsonl.
     """
     as_coco = output.suffix == ".json"
