@@ -224,6 +224,23 @@ def test_a_second_ctrl_c_drops_what_is_under_way(requests: Path, tmp_path: Path)
     assert output.read_bytes() == b""
 
 
+def test_a_full_disk_is_one_line_and_leaves_whole_lines(
+    url: str, requests: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    arguments = ["simpleseg", "batch", str(requests), "-o", str(output), "--url", url]
+    code = (
+        "import resource, sys; from simpleseg.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        f"sys.argv = {arguments!r}; main()"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (1, f"simpleseg: {output}: File too large\n")
+    assert 0 < len(_answers(output)) < COUNT
+    assert _run(requests, "-o", output, "--url", url)[0] == 0
+    assert len(_answers(output)) == COUNT
+
+
 def test_a_refused_key_ends_the_run(requests: Path, tmp_path: Path) -> None:
     with serving(ScriptedEngine(_reply), api_keys="secret") as url:
         status, errors = _run(requests, "-o", tmp_path / "out.jsonl", "--url", url)

@@ -183,14 +183,14 @@ class AsyncSimpleSeg:
             try:
                 outgoing = self._connection.outgoing(self._http, request, timeout)
                 response = await self._http.send(outgoing, stream=stream)
-                if stream and response.is_success:
-                    return response
-                async with aclosing(response):
-                    await response.aread()
+                is_open = stream and response.is_success
+                if not is_open:
+                    async with aclosing(response):
+                        await response.aread()
             except httpx2.TransportError as error:
                 delay_s = attempts.after_failure(error)
             else:
-                wait_s = attempts.after_answer(received(response))
+                wait_s = attempts.after_answer(received(response, with_body=not is_open))
                 if wait_s is None:
                     return response
                 delay_s = wait_s

@@ -54,10 +54,11 @@ def batch(
 ) -> None:
     """Segment many images. The same command again goes on where the last one ended.
 
-    A line of INPUT is {"image": PATH_OR_URL, "prompts": [PHRASE, ...]} with any other field of
+    A line of a file is {"image": PATH_OR_URL, "prompts": [PHRASE, ...]} with any other field of
     POST /segment, or a line of OpenAI's batch format for /v1/segment, whose image may be
-    {"path": PATH}. Paths are relative to the file's folder. Answers are lines of OpenAI's batch output, one for
-    each custom_id. A COCO data set is made of them at the end; they stand beside it, in a .jsonl.
+    {"path": PATH}. Paths are relative to the file's folder. Answers are lines of OpenAI's batch
+    output, one for each custom_id. A COCO data set is made of them at the end; they stand beside
+    it, in a .jsonl.
     """
     as_coco = output.suffix == ".json"
     if not as_coco and output.suffix != ".jsonl":

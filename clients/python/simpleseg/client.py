@@ -218,14 +218,14 @@ class SimpleSeg:
             try:
                 outgoing = self._connection.outgoing(self._http, request, timeout)
                 response = self._http.send(outgoing, stream=stream)
-                if stream and response.is_success:
-                    return response
-                with closing(response):
-                    response.read()
+                is_open = stream and response.is_success
+                if not is_open:
+                    with closing(response):
+                        response.read()
             except httpx2.TransportError as error:
                 delay_s = attempts.after_failure(error)
             else:
-                wait_s = attempts.after_answer(received(response))
+                wait_s = attempts.after_answer(received(response, with_body=not is_open))
                 if wait_s is None:
                     return response
                 delay_s = wait_s

@@ -81,13 +81,17 @@ class Journal:
             self._file.truncate(offset)
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Write a line: whole, and before this returns. Threads may."""
+        """Write a line: whole, and before this returns. Threads may. Raises OSError."""
         data = json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         with self._lock:
             offset = self._file.seek(0, os.SEEK_END)
             entry = _mark(data, offset)
             assert entry is not None, "only a batch's lines are appended"
-            self._write(data)
+            try:
+                self._write(data)
+            except OSError as error:  # a full disk must not leave half a line before the next one
+                self._file.truncate(offset)
+                raise OSError(error.errno, error.strerror, str(self._path)) from error
             self.marks[entry[0]] = entry[1]
             if time.monotonic() - self._synced_at >= SYNC_INTERVAL_S:
                 self._sync()

@@ -64,10 +64,14 @@ class Run:
         self._advance = advance
 
     async def run(self, concurrency: int) -> None:
-        """Until everything is answered, or ``halt`` has a reason."""
-        async with asyncio.TaskGroup() as group:
-            for _ in range(concurrency):
-                group.create_task(self._work(self._missing))
+        """Until everything is answered, or ``halt`` has a reason. Raises OSError where an answer
+        cannot be written."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(self._work(self._missing))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
 
     async def _work(self, entries: Iterator[Entry]) -> None:
         while self._halt.reason is None:
