@@ -14,7 +14,6 @@ from simpleseg import (
     AsyncSimpleSeg,
     NotFoundError,
     ResponseFormatError,
-    RetryBudget,
     ServerUnreachableError,
     SimpleSeg,
     StreamError,
@@ -207,17 +206,3 @@ def test_what_a_later_version_sends_is_passed_over() -> None:
     reader = StreamReader("req_1", 1)
     assert reader.read("segmentation.mood", "{") is None
     assert reader.read("message", "") is None
-
-
-def test_retries_come_from_one_budget(url: str) -> None:
-    budget = RetryBudget(capacity=1, earned=0.5)
-    with SimpleSeg("http://127.0.0.1:9", retry_budget=budget) as client:
-        with pytest.raises(ServerUnreachableError) as caught:
-            client.models()
-        assert caught.value.request_id
-    assert budget.is_spent
-    with SimpleSeg(url, retry_budget=budget) as client:
-        client.models()
-        assert budget.is_spent
-        client.models()
-    assert not budget.is_spent
