@@ -29,7 +29,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from hardware import hardware
 from machine import accelerator
 
-from simpleseg.client import AsyncSimpleSeg
+from simpleseg import AsyncSimpleSeg
 from simpleseg_polygon.metrics import iou
 from simpleseg_training.cases import Case, load_cases
 

@@ -1,16 +1,14 @@
 """The command line against a server on a real socket, and its one-line failures."""
 
 import json
+import os
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -20,12 +18,11 @@ from simpleseg.cli_measure import answer_text
 from simpleseg.schema import Result, Status
 from simpleseg_polygon.codec import parse_boxes, parse_region
 from simpleseg_polygon.confidence import Calibration
-from simpleseg_server.app import create_app
-from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import GenerationRequest
 from simpleseg_server.engines.scripted import ScriptedEngine
 
-TRIANGLE = "[[[0.25, 0.25], [0.75, 0.25], [0.5, 0.75]]]"
+from .serving import TRIANGLE, serving
+
 BOX = "[0.25, 0.25, 0.75, 0.75]"
 
 
@@ -37,19 +34,8 @@ def _script(request: GenerationRequest) -> str:
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    application = create_app(Settings(), ScriptedEngine(_script))
-    server = uvicorn.Server(uvicorn.Config(application, port=0, log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        deadline = time.monotonic() + 10
-        while not server.started and time.monotonic() < deadline:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        assert not thread.is_alive()
+    with serving(ScriptedEngine(_script)) as url:
+        yield url
 
 
 @pytest.fixture
@@ -139,6 +125,10 @@ def test_version() -> None:
         ),
         (["segment", __file__, "a dog", "--url", "http://127.0.0.1:9"], "no server answers at"),
         (["segment", __file__, "a dog", "--url", "localhost"], "must start with http"),
+        (
+            ["batch", ".", "a dog", "-o", "/nowhere/x.jsonl", "--url", "http://127.0.0.1:9"],
+            "/nowhere/x.jsonl: No such",
+        ),
         (["serve", "--model", "./nowhere"], "./nowhere is not a checkpoint folder"),
         (["eval", "--data", "coco", "--url", "http://127.0.0.1:9"], "no data named 'coco'"),
     ],
@@ -173,6 +163,22 @@ def test_a_missing_extra_is_named() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert "pip install 'simpleseg-server[server]'" in run.stderr
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    for line, words in (
+        ("simpleseg ", {"serve", "segment", "batch"}),
+        ("simpleseg batch --", {"--url"}),
+    ):
+        environ = os.environ | {
+            "_SIMPLESEG_COMPLETE": "complete_bash",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split(" ")) - 1),
+        }
+        code = "import sys; sys.argv = ['simpleseg']; from simpleseg.cli import main; main()"
+        command = [sys.executable, "-c", code]
+        run = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
+        assert words <= set(run.stdout.split()), run.stderr
 
 
 def _result(status: Status, **outputs: Any) -> Result:

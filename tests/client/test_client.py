@@ -18,12 +18,13 @@ import pytest
 from PIL import Image
 
 from simpleseg import (
-    APIConnectionError,
     APITimeoutError,
     AsyncSimpleSeg,
     BadRequestError,
     InvalidInputError,
+    RetryBudget,
     Segmentation,
+    ServerUnreachableError,
     ServiceUnavailableError,
     SimpleSeg,
 )
@@ -207,12 +208,29 @@ def test_a_slow_answer_is_a_timeout_and_is_not_repeated(segment: Segment, script
     assert len(script.bodies) == 1
 
 
+def test_retries_come_from_one_budget(segment: Segment, script: Script) -> None:
+    budget = RetryBudget(capacity=1, earned=0.5)
+    script.answers = [BUSY, BUSY]
+    with pytest.raises(ServiceUnavailableError):
+        segment("the kite", {"retry_budget": budget})
+    assert len(script.bodies) == 2
+    script.answers = [BUSY]
+    with pytest.raises(ServiceUnavailableError):
+        segment("the kite", {"retry_budget": budget})
+    assert len(script.bodies) == 3
+    for _ in range(2):
+        segment("the kite", {"retry_budget": budget})
+    script.answers = [BUSY]
+    assert segment("the kite", {"retry_budget": budget}).status == "ok"
+
+
 def test_no_server_is_one_line(segment: Segment) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(APIConnectionError, match=f"no server answers at {url}") as caught:
+        with pytest.raises(ServerUnreachableError, match=f"no server answers at {url}") as caught:
             segment("the kite", {"base_url": url, "max_retries": 0})
+    assert caught.value.request_id
     assert "\n" not in str(caught.value)
 
 

@@ -14,14 +14,17 @@ from PIL import Image
 from simpleseg.formats import (
     coco_annotation,
     coco_dataset,
+    fiftyone_detection,
+    fiftyone_polyline,
     label_studio_results,
     labelme_document,
     labelme_shapes,
+    supervision_detections,
     yolo_line,
 )
 from simpleseg_polygon.geometry import Region
 
-from .shapes import NAMED, SIZE, Mask, in_pixels, worst_error_px
+from .shapes import NAMED, SIZE, SQUARE, Mask, in_pixels, worst_error_px
 
 pytestmark = pytest.mark.filterwarnings("default")  # what the tools warn of is not ours
 
@@ -72,6 +75,47 @@ def test_supervision_reads_the_coco_data_set(region: Region, picture: Path, tmp_
     polygons: Any = annotation["segmentation"]
     rings = [np.reshape(polygon, (-1, 2)).tolist() for polygon in polygons]
     assert worst_error_px(mask, region, rings) <= PAINTED_PX
+
+
+@all_named
+def test_supervision_has_the_object_as_detections(region: Region) -> None:
+    supervision = pytest.importorskip("supervision")
+    one = supervision_detections(region, SIZE, "dog", score=0.5, class_id=3)
+    cat = supervision_detections(SQUARE, SIZE, "cat", score=0.25)
+    both = supervision.Detections.merge([one, cat])
+    assert both.confidence.tolist() == [0.5, 0.25][-len(both) :]
+    assert len(both) == bool(region.parts) + 1
+    if not region.parts:
+        return
+    assert worst_error_px(one.mask[0], region) == 0
+    box = region.bounding_box()
+    assert box is not None
+    assert one.xyxy[0].tolist() == in_pixels([box[:2]])[0] + in_pixels([box[2:]])[0]
+    assert (one.confidence[0], one.class_id[0], one.data["class_name"][0]) == (0.5, 3, "dog")
+    assert supervision_detections(region, SIZE, "dog").confidence is None
+    image = np.zeros((*SIZE, 3), np.uint8)
+    drawn = supervision.MaskAnnotator(opacity=1).annotate(image.copy(), one)
+    assert np.array_equal(drawn.any(axis=2), one.mask[0])
+
+
+@all_named
+def test_fiftyone_paints_both_kinds_of_label(region: Region) -> None:
+    fiftyone = pytest.importorskip("fiftyone")
+    polyline = fiftyone_polyline(region, "dog", score=0.5)
+    assert (polyline.label, polyline.confidence, polyline.closed) == ("dog", 0.5, True)
+    frame = (SIZE.width, SIZE.height)
+    rings = [in_pixels(points) for points in polyline.points]
+    if rings:
+        painted = polyline.to_segmentation(frame_size=frame).mask.astype(np.bool_)
+        assert worst_error_px(painted, region, rings) <= PAINTED_PX
+    detection = fiftyone_detection(region, SIZE, "dog", score=0.5)
+    assert (detection.label, detection.confidence) == ("dog", 0.5)
+    if rings:
+        painted = detection.to_segmentation(frame_size=frame).mask.astype(np.bool_)
+        assert worst_error_px(painted, region) == 0
+    sample = fiftyone.Sample("a.png", outlines=fiftyone.Polylines(polylines=[polyline]))
+    sample["masks"] = fiftyone.Detections(detections=[detection])
+    assert fiftyone.Sample.from_dict(sample.to_dict()).masks.detections[0].mask is None or rings
 
 
 @filled

@@ -8,7 +8,7 @@ it labels the request for its sender (``user``, ``metadata``, ``safety_identifie
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     BaseModel,
@@ -62,7 +62,7 @@ def _field_of(name: str, known: Sequence[str]) -> Any:
 
     def read(value: Any) -> str | None:
         tag = getattr(value, name, None) if isinstance(value, BaseModel) else None
-        tag = value.get(name) if isinstance(value, dict) else tag
+        tag = cast("dict[str, Any]", value).get(name) if isinstance(value, dict) else tag
         return f"{UNION_TAG}{tag}" if tag in known else None
 
     listed = ", ".join(known)

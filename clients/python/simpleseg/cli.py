@@ -1,4 +1,4 @@
-"""The command line: `simpleseg serve`, `simpleseg segment`, `simpleseg eval`.
+"""The command line: `simpleseg serve`, `simpleseg segment`, `simpleseg batch`, `simpleseg eval`.
 
 Nothing heavy is imported before the command that needs it runs.
 """
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from simpleseg import __version__
+from simpleseg.cli_batch import batch
 from simpleseg.cli_measure import calibrate, evaluate
 from simpleseg.cli_support import (
     ANSWER_TIMEOUT_S,
@@ -34,9 +35,9 @@ from simpleseg.results import Segmentation, overlay
 app = typer.Typer(
     help="Segment images with a vision-language model that writes polygons.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(batch)
 app.command("eval")(evaluate)
 app.command()(calibrate)
 

@@ -26,7 +26,7 @@ from simpleseg.cli_support import (
 from simpleseg.results import region_of
 from simpleseg.schema import Result, Scores, Task
 from simpleseg_polygon.codec import format_box, format_region
-from simpleseg_polygon.confidence import Evidence
+from simpleseg_polygon.confidence import Calibration, Evidence
 from simpleseg_polygon.geometry import Box
 
 if TYPE_CHECKING:
@@ -144,8 +144,12 @@ def calibrate(
         scored = asyncio.run(answers())
     except ValueError as error:
         raise Failure(str(error)) from error
-    fitted = {task: calibration.fit(found[::2]) for task, found in scored.items()}
-    held = {task: calibration.reliability(fitted[task], scored[task][1::2]) for task in fitted}
+    fitted: dict[Task, Calibration] = {
+        task: calibration.fit(found[::2]) for task, found in scored.items()
+    }
+    held: dict[Task, calibration.Reliability] = {
+        task: calibration.reliability(fitted[task], scored[task][1::2]) for task in fitted
+    }
     if write is not None:
         calibration.write_profile(fitted, write)
     if diagram is not None:

@@ -3,16 +3,17 @@ failures in one line."""
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
 
 import httpx2
 import typer
 
-from simpleseg.client import AsyncSimpleSeg
+from simpleseg.async_client import AsyncSimpleSeg
+from simpleseg.retry import RetryBudget
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -34,6 +35,14 @@ class EngineName(StrEnum):
     remote = "remote"
 
 
+class ClientOptions(TypedDict, total=False):
+    """What a command may want of its client."""
+
+    timeout: float
+    max_retries: int
+    retry_budget: RetryBudget
+
+
 class Failure(Exception):
     """A message for the user, printed as one line without a traceback."""
 
@@ -53,7 +62,7 @@ UrlOption = Annotated[
 
 
 @contextmanager
-def extra(name: str) -> Iterator[None]:
+def extra(name: str) -> Generator[None]:
     """Name the extra to install where an import inside needs a package that is missing."""
     try:
         yield
@@ -65,7 +74,7 @@ def extra(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def settings_errors() -> Iterator[None]:
+def settings_errors() -> Generator[None]:
     """Turn what is wrong with a setting into a Failure with status 2 that names it."""
     from simpleseg_server.config import ConfigError
 
@@ -122,11 +131,11 @@ def checkpoint_of(model: str | None) -> str:
 
 @asynccontextmanager
 async def connection(
-    url: str | None, model: str | None, engine: EngineName
-) -> AsyncIterator[AsyncSimpleSeg]:
+    url: str | None, model: str | None, engine: EngineName, **options: Unpack[ClientOptions]
+) -> AsyncGenerator[AsyncSimpleSeg]:
     """A client of the server at ``url``, or of a server inside this process, without a socket."""
     if url is not None:
-        async with AsyncSimpleSeg(url) as client:
+        async with AsyncSimpleSeg(url, **options) as client:
             yield client
         return
     with extra("server"):
@@ -142,4 +151,4 @@ async def connection(
                 if failed.is_set():
                     raise Failure("the model could not be loaded: see the log above")
                 await asyncio.sleep(0.05)
-            yield AsyncSimpleSeg(IN_PROCESS, http_client=http)
+            yield AsyncSimpleSeg(IN_PROCESS, http_client=http, **options)

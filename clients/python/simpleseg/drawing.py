@@ -75,6 +75,10 @@ def _outline(region: Region, size: ImageSize, width_px: int) -> Image.Image:
     return picture if k == 1 else picture.reduce(k)
 
 
+def _dimmed(picture: Image.Image, share: float) -> Image.Image:
+    return picture.point([round(value * share) for value in range(256)])
+
+
 def draw_region(image: Image.Image, region: Region, color: Color) -> Image.Image:
     """``image`` (RGB) with the region filled in ``color`` and outlined in white and ``color``.
 
@@ -83,9 +87,9 @@ def draw_region(image: Image.Image, region: Region, color: Color) -> Image.Image
     size = ImageSize(image.height, image.width)
     width_px = max(2, round(min(size) / 180))
     paint = Image.new("RGB", image.size, color)
-    fill = _coverage(region, size).point(lambda value: round(value * _FILL_OPACITY))
+    fill = _dimmed(_coverage(region, size), _FILL_OPACITY)
     drawn = Image.composite(paint, image, fill)
-    halo = _outline(region, size, width_px + 2).point(lambda value: round(value * 0.75))
+    halo = _dimmed(_outline(region, size, width_px + 2), 0.75)
     drawn = Image.composite(Image.new("RGB", image.size, (255, 255, 255)), drawn, halo)
     return Image.composite(paint, drawn, _outline(region, size, width_px))
 

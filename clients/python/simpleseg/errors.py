@@ -1,35 +1,97 @@
-"""The error tree of the client library, by HTTP status, named as users of such clients expect."""
+"""The errors of the client library, named as users of such clients expect.
+
+SimpleSegError                    everything that this library raises on purpose
+├── InvalidInputError             an argument cannot be sent; a ValueError too
+├── MissingPackageError           an optional package is not installed; an ImportError too
+├── ResponseFormatError           the answer is not one of this server's
+├── APIConnectionError            no answer, or one that broke off
+│   ├── ServerUnreachableError    nobody took the connection
+│   └── APITimeoutError           the wait was too long
+└── APIError                      the server answered with an error
+    ├── StreamError               in the middle of a stream, after the status 200
+    └── APIStatusError            with an error status
+        ├── BadRequestError               400
+        ├── AuthenticationError           401
+        ├── PermissionDeniedError         403
+        ├── NotFoundError                 404
+        ├── PayloadTooLargeError          413
+        ├── UnsupportedMediaTypeError     415
+        ├── UnprocessableEntityError      422
+        ├── RateLimitError                429
+        └── InternalServerError           500 and other 5xx
+            └── ServiceUnavailableError   503
+"""
 
 from collections.abc import Mapping
 
 
 class SimpleSegError(Exception):
-    """The root of every error that this library raises on purpose."""
+    """The root of every error that this library raises on purpose.
+
+    ``request_id`` finds the request in the server's log; None where none was sent.
+    """
+
+    request_id: str | None = None
 
 
 class InvalidInputError(SimpleSegError, ValueError):
     """An argument cannot be sent: not an image, no prompt, an unknown option."""
 
 
-class APIConnectionError(SimpleSegError):
-    """No answer: the server could not be reached or hung up."""
-
-
-class APITimeoutError(APIConnectionError):
-    """No answer within the timeout."""
+class MissingPackageError(SimpleSegError, ImportError):
+    """A method needs a package that is not installed; the message has the command to install it."""
 
 
 class ResponseFormatError(SimpleSegError):
     """The answer is not one of this server's: another program or a proxy sent it."""
 
 
-class APIStatusError(SimpleSegError):
-    """The server answered with an error status.
+class APIConnectionError(SimpleSegError):
+    """No answer: the server could not be reached or hung up."""
+
+
+class ServerUnreachableError(APIConnectionError):
+    """Nobody took the connection: no server is running there."""
+
+
+class APITimeoutError(APIConnectionError):
+    """No answer within the timeout."""
+
+
+class APIError(SimpleSegError):
+    """The server answered with an error.
 
     ``code`` is the stable code for programs, or None where a proxy answered; ``param`` names the
-    field at fault; ``request_id`` finds the request in the server's log; ``retry_after_ms`` is the
-    wait that the server asked for.
+    field at fault; ``retry_after_ms`` is the wait that the server asked for.
     """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        request_id: str | None = None,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.param = param
+        self.request_id = request_id
+        self.retry_after_ms = retry_after_ms
+
+    def __str__(self) -> str:
+        where = f" (param {self.param})" if self.param else ""
+        return f"{self.code or ''} {self.message}".strip() + where
+
+
+class StreamError(APIError):
+    """The server reported an error in a stream that had begun. What came before it stays valid."""
+
+
+class APIStatusError(APIError):
+    """The server answered with an error status, ``status``."""
 
     def __init__(
         self,
@@ -41,18 +103,13 @@ class APIStatusError(SimpleSegError):
         request_id: str | None = None,
         retry_after_ms: int | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        super().__init__(
+            message, code=code, param=param, request_id=request_id, retry_after_ms=retry_after_ms
+        )
         self.status = status
-        self.code = code
-        self.param = param
-        self.request_id = request_id
-        self.retry_after_ms = retry_after_ms
 
     def __str__(self) -> str:
-        parts = [f"{self.status}", self.code or "", self.message]
-        where = f" (param {self.param})" if self.param else ""
-        return " ".join(part for part in parts if part) + where
+        return f"{self.status} {super().__str__()}"
 
 
 class BadRequestError(APIStatusError):

@@ -11,23 +11,32 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from simpleseg.errors import InvalidInputError
+from simpleseg.schema import ImageInput as ImageField
+from simpleseg.schema import UploadedImage
 
-ImageInput = str | Path | bytes | Image.Image | NDArray[np.uint8]
-"""A path, a URL for the server to read, a file's bytes, a PIL image, or a uint8 array."""
+ImageInput = str | Path | bytes | Image.Image | NDArray[np.uint8] | UploadedImage
+"""A path, a URL for the server to read, a file's bytes, a PIL image, a uint8 array, or an image
+that was uploaded."""
 
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
 
 @dataclass(frozen=True)
 class SentImage:
-    """An image ready to be sent: either ``url`` or ``base64`` is set.
+    """An image ready to be sent: one of ``url``, ``base64`` and ``id`` is set.
 
-    ``open_image`` gives the displayed image (EXIF orientation applied); None for a URL.
+    ``open_image`` gives the displayed image (EXIF orientation applied); None where only the server
+    has it.
     """
 
     url: str | None = None
     base64: str | None = None
+    id: str | None = None
     open_image: Callable[[], Image.Image] | None = None
+
+    def field(self) -> ImageField:
+        """The image as a request has it."""
+        return ImageField(url=self.url, base64=self.base64, id=self.id)
 
 
 def sent_image(image: ImageInput) -> SentImage:
@@ -39,8 +48,10 @@ def sent_image(image: ImageInput) -> SentImage:
     Raises OSError for an unreadable path, InvalidInputError for what is not an image input.
     """
     match image:
-        case str() if image.startswith(("http://", "https://")):
+        case str() if image.startswith(("http://", "https://", "data:")):
             return SentImage(url=image)
+        case UploadedImage():
+            return SentImage(id=image.id)
         case str() | Path():
             return _from_file(Path(image).read_bytes())
         case bytes():
@@ -50,7 +61,7 @@ def sent_image(image: ImageInput) -> SentImage:
         case np.ndarray():
             return _from_picture(_from_array(image))
     raise InvalidInputError(
-        "an image is a path, a URL, bytes, a PIL image or a numpy array, "
+        "an image is a path, a URL, bytes, a PIL image, a numpy array or an uploaded image, "
         f"not {type(image).__name__}"
     )
 

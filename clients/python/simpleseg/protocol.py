@@ -4,14 +4,15 @@ Both clients are this module plus a socket; everything here is tested without on
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Any, Generic, TypedDict, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from simpleseg import __version__
 from simpleseg.errors import (
+    APIStatusError,
     InvalidInputError,
     ResponseFormatError,
     SimpleSegError,
@@ -20,20 +21,30 @@ from simpleseg.errors import (
 from simpleseg.image_input import SentImage
 from simpleseg.retry import requested_delay_s, retry_delay_s
 from simpleseg.schema import (
+    UNION_TAG,
+    ErrorInfo,
     ErrorResponse,
-    ImageInput,
     Include,
     PromptItem,
     SegmentRequest,
     SegmentResponse,
     Task,
+    UploadRequest,
 )
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 SEGMENT_PATH = "/segment"
+IMAGES_PATH = "/v1/images"
+MODELS_PATH = "/v1/models"
+READY_PATH = "/readyz"
+
+T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
 
 PromptInput = str | PromptItem
 """A phrase, or a PromptItem that names the object by a point or a box as well."""
+
+Prompts = PromptInput | Sequence[PromptInput]
 
 
 class SegmentOptions(TypedDict, total=False):
@@ -58,7 +69,12 @@ class HttpRequest:
     method: str
     path: str
     headers: Mapping[str, str]
-    content: bytes = field(repr=False)
+    content: bytes = field(default=b"", repr=False)
+
+    @property
+    def request_id(self) -> str:
+        """The id of the request; it stays the same over retries."""
+        return self.headers["x-request-id"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,18 @@ class HttpResponse:
     status: int
     headers: Mapping[str, str]
     content: bytes = field(repr=False)
+
+    @property
+    def request_id(self) -> str | None:
+        return self.headers.get("x-request-id")
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """A request, and how the answer to it is read."""
+
+    request: HttpRequest
+    read: Callable[[HttpResponse], T]
 
 
 def base_headers(api_key: str | None) -> dict[str, str]:
@@ -83,7 +111,7 @@ def check_base_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def as_prompts(prompt: PromptInput | Sequence[PromptInput]) -> list[PromptInput]:
+def as_prompts(prompt: Prompts) -> list[PromptInput]:
     """
     >>> as_prompts("the left dog")
     ['the left dog']
@@ -91,33 +119,60 @@ def as_prompts(prompt: PromptInput | Sequence[PromptInput]) -> list[PromptInput]
     return [prompt] if isinstance(prompt, str | PromptItem) else list(prompt)
 
 
+def request_of(method: str, path: str, body: BaseModel | str | None = None) -> HttpRequest:
+    """A request with an id of its own. ``body`` is JSON, or goes as JSON without what was never
+    set."""
+    headers = {"x-request-id": f"req_{uuid.uuid4().hex}"}
+    if body is None:
+        return HttpRequest(method, path, headers)
+    if isinstance(body, BaseModel):
+        body = body.model_dump_json(by_alias=True, exclude_unset=True, exclude_none=True)
+    headers["content-type"] = "application/json"
+    return HttpRequest(method, path, headers, body.encode("utf-8"))
+
+
 def segment_request(
-    image: SentImage, prompts: Sequence[PromptInput], task: Task, options: SegmentOptions
+    image: SentImage,
+    prompts: Sequence[PromptInput],
+    task: Task,
+    options: SegmentOptions,
+    *,
+    stream: bool = False,
 ) -> HttpRequest:
-    """The request of ``POST /segment``; its id stays the same over retries.
+    """The request of ``POST /segment``.
 
     Raises InvalidInputError naming the option or field that the contract does not allow.
     """
     unknown = options.keys() - SegmentOptions.__annotations__.keys()
     if unknown:
         raise InvalidInputError(f"unknown option {sorted(unknown)[0]}")
+    streamed: dict[str, Any] = {"stream": True} if stream else {}
     try:
         body = SegmentRequest(
-            image=ImageInput(url=image.url, base64=image.base64),
-            prompts=list(prompts),
-            task=task,
-            **options,
+            image=image.field(), prompts=list(prompts), task=task, **options, **streamed
         )
     except ValidationError as error:
-        raise InvalidInputError(_first_problem(error)) from None
-    content = body.model_dump_json(by_alias=True, exclude_unset=True, exclude_none=True)
-    headers = {"content-type": "application/json", "x-request-id": f"req_{uuid.uuid4().hex}"}
-    return HttpRequest("POST", SEGMENT_PATH, headers, content.encode("utf-8"))
+        raise InvalidInputError(first_problem(error)) from None
+    return request_of("POST", SEGMENT_PATH, body)
 
 
-def _first_problem(error: ValidationError) -> str:
+def upload_request(image: SentImage) -> HttpRequest:
+    """The request of ``POST /v1/images``."""
+    return request_of("POST", IMAGES_PATH, UploadRequest(image=image.field()))
+
+
+def image_request(method: str, image_id: str) -> HttpRequest:
+    """A request about a kept image. Raises InvalidInputError for what is not the id of one."""
+    if not image_id.isascii() or not image_id.replace("_", "").replace("-", "").isalnum():
+        raise InvalidInputError(f"{image_id!r} is not the id of an image")
+    return request_of(method, f"{IMAGES_PATH}/{image_id}")
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that does not fit, and where; never the value."""
     problem = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    parts = [str(part) for part in problem["loc"]]
+    where = ".".join(part for part in parts if not part.startswith(UNION_TAG))
     return f"{where}: {problem['msg']}" if where else str(problem["msg"])
 
 
@@ -128,42 +183,66 @@ def retry_after(response: HttpResponse, attempt: int, max_retries: int) -> float
     return retry_delay_s(response.status, response.headers, attempt)
 
 
-def read_segment_response(response: HttpResponse, prompt_count: int) -> SegmentResponse:
-    """The answer of ``POST /segment``: one result for each prompt.
+def read_answer(response: HttpResponse, model: type[Model]) -> Model:
+    """The body of a good answer.
 
     Raises the APIStatusError of a status of 400 or above, ResponseFormatError for any other answer
     that is not this server's.
     """
+    check_status(response)
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError as error:
+        raise format_error(
+            f"the answer is not a {model.__name__}: {first_problem(error)}", response.request_id
+        ) from None
+
+
+def check_status(response: HttpResponse) -> None:
+    """Raises as ``read_answer`` does for an answer that is not a good one."""
     if response.status >= 300:
         raise _status_error(response)
-    try:
-        answer = SegmentResponse.model_validate_json(response.content)
-    except ValidationError as error:
-        raise ResponseFormatError(
-            f"the answer of {SEGMENT_PATH} is not a segmentation: {_first_problem(error)}"
-        ) from None
+
+
+def read_segment_response(response: HttpResponse, prompt_count: int) -> SegmentResponse:
+    """The answer of ``POST /segment``: one result for each prompt. Raises as ``read_answer``."""
+    answer = read_answer(response, SegmentResponse)
     if len(answer.results) != prompt_count:
-        raise ResponseFormatError(f"{len(answer.results)} results for {prompt_count} prompts")
+        raise format_error(
+            f"{len(answer.results)} results for {prompt_count} prompts", response.request_id
+        )
     return answer
+
+
+def format_error(message: str, request_id: str | None) -> ResponseFormatError:
+    error = ResponseFormatError(message)
+    error.request_id = request_id
+    return error
 
 
 def _status_error(response: HttpResponse) -> SimpleSegError:
     """The typed error; a body in another shape, as a proxy sends it, leaves the details out."""
     if response.status < 400:
-        return ResponseFormatError(f"redirects are not followed (status {response.status})")
-    kind = error_class(response.status)
+        return format_error(
+            f"redirects are not followed (status {response.status})", response.request_id
+        )
     try:
         info = ErrorResponse.model_validate_json(response.content).error
     except ValidationError:
-        return kind(
+        return error_class(response.status)(
             "the answer has no error body",
             status=response.status,
-            request_id=response.headers.get("x-request-id"),
+            request_id=response.request_id,
             retry_after_ms=_milliseconds(requested_delay_s(response.headers)),
         )
-    return kind(
+    return status_error(response.status, info)
+
+
+def status_error(status: int, info: ErrorInfo) -> APIStatusError:
+    """The typed error for a status of 400 or above and what the server said."""
+    return error_class(status)(
         info.message,
-        status=response.status,
+        status=status,
         code=info.code,
         param=info.param,
         request_id=info.request_id,

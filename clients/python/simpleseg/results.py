@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,13 @@ from PIL import Image
 from simpleseg.drawing import PALETTE, Color, draw_label, draw_region, enlarged
 from simpleseg.formats import (
     coco_annotation,
+    fiftyone_detection,
+    fiftyone_polyline,
     geojson_multipolygon,
     label_studio_results,
     labelme_document,
     labelme_shapes,
+    supervision_detections,
     svg_document,
     yolo_line,
 )
@@ -33,6 +36,9 @@ from simpleseg.schema import (
 )
 from simpleseg_polygon.geometry import Box, ImageSize, Point, Region, Ring, signed_area
 from simpleseg_polygon.raster import region_to_mask
+
+OpenImage = Callable[[], Image.Image]
+"""Gives the displayed image that was asked about."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,9 @@ class Segmentation:
     size_hw: ImageSize
     index: int = 0
     warnings: tuple[ResultWarning, ...] = ()
-    timings_ms: Mapping[str, float] = field(default_factory=dict)
+    timings_ms: Mapping[str, float] = field(default_factory=dict[str, float])
     request_id: str | None = None
-    open_image: Callable[[], Image.Image] | None = field(default=None, repr=False, compare=False)
+    open_image: OpenImage | None = field(default=None, repr=False, compare=False)
 
     @property
     def polygons(self) -> list[list[tuple[float, float]]]:
@@ -147,6 +153,26 @@ class Segmentation:
         """A line of YOLO segmentation labels; "" for an empty region."""
         return yolo_line(self.region, class_id)
 
+    def to_supervision(self, *, class_id: int = 0) -> Any:
+        """A ``supervision.Detections`` with one object, none for an empty region: xyxy in pixels,
+        the mask, the score as confidence and the label as ``data["class_name"]``.
+
+        ``Detections.merge`` joins those of several results; give them class ids of their own.
+        Raises MissingPackageError without the package, as does the method below.
+        """
+        return supervision_detections(
+            self.region, self.size_hw, self.label, score=self.score, class_id=class_id
+        )
+
+    def to_fiftyone(self, *, label_type: Literal["polyline", "detection"] = "polyline") -> Any:
+        """A label of FiftyOne: a ``Polyline``, or a ``Detection`` whose mask fills its box.
+
+        Raises TooComplexError for a polyline whose outlines cross too often.
+        """
+        if label_type == "polyline":
+            return fiftyone_polyline(self.region, self.label, score=self.score)
+        return fiftyone_detection(self.region, self.size_hw, self.label, score=self.score)
+
     def overlay(
         self,
         image: Image.Image | None = None,
@@ -156,15 +182,16 @@ class Segmentation:
     ) -> Image.Image:
         """The region drawn over its image, RGB.
 
-        ``image`` is needed only where the request named the image by URL; without it, the image
-        that was sent is drawn on. Images whose shorter side is under ``min_side_px`` pixels are
-        enlarged by a whole factor so that outline and label can be read; 1 keeps the size.
+        ``image`` is needed only where the request named the image by URL or was about an uploaded
+        one; without it, the image that was sent is drawn on. Images whose shorter side is under
+        ``min_side_px`` pixels are enlarged by a whole factor so that outline and label can be read;
+        1 keeps the size.
 
         Raises ValueError where there is no image to draw on.
         """
         if image is None:
             if self.open_image is None:
-                raise ValueError("the image was sent as a URL: pass it, overlay(image=...)")
+                raise ValueError("only the server has the image: pass it, overlay(image=...)")
             image = self.open_image()
         paint = PALETTE[self.index % len(PALETTE)] if color is None else color
         return _draw(self, enlarged(image, min_side_px), paint)
@@ -173,7 +200,7 @@ class Segmentation:
 def overlay(results: Sequence[Segmentation], *, min_side_px: int = 512) -> Image.Image:
     """Several prompts' regions drawn over the image they share, each in its own colour.
 
-    Raises ValueError where ``results`` is empty or the image was sent as a URL.
+    Raises ValueError where ``results`` is empty or only the server has the image.
     """
     if not results:
         raise ValueError("there is no result to draw")
@@ -202,7 +229,7 @@ def _largest_part(region: Region) -> Ring:
 def segmentations(
     response: SegmentResponse,
     request_id: str | None = None,
-    open_image: Callable[[], Image.Image] | None = None,
+    open_image: OpenImage | None = None,
 ) -> list[Segmentation]:
     """A response in normalised coordinates as results, in the order of the prompts."""
     return [

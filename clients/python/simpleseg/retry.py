@@ -1,6 +1,7 @@
 """When a request is sent again, and after how long. No input or output."""
 
 import random
+import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -79,3 +80,41 @@ def retry_delay_s(
     if requested is None:
         return backoff_s(attempt, draw)
     return requested if requested <= LONGEST_OBEYED_S else None
+
+
+class RetryBudget:
+    """A token bucket that bounds retries by what succeeds, so that a server in trouble does not
+    get a multiple of its load.
+
+    Every retry takes a token, every answer that needs none gives ``earned`` back, up to
+    ``capacity``. Without a token errors are raised at once. Clients and threads may share one.
+
+    >>> budget = RetryBudget(capacity=1)
+    >>> budget.take(), budget.take()
+    (True, False)
+    """
+
+    def __init__(self, capacity: float = 20.0, earned: float = 0.2) -> None:
+        self._capacity = capacity
+        self._earned = earned
+        self._tokens = capacity
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Whether one more retry is allowed; it is then counted."""
+        with self._lock:
+            if self._tokens < 1:
+                return False
+            self._tokens -= 1
+            return True
+
+    def give(self) -> None:
+        """Count an answer that no retry need follow."""
+        with self._lock:
+            self._tokens = min(self._capacity, self._tokens + self._earned)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether no retry is allowed for now."""
+        with self._lock:
+            return self._tokens < 1

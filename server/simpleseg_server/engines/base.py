@@ -2,14 +2,16 @@
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import Metric
 
 from simpleseg_polygon.confidence import Calibration
 from simpleseg_polygon.prompts import Target
+
+if TYPE_CHECKING:  # the command line reads the settings, and so this module, without it
+    from prometheus_client import Metric
 
 FinishReason = Literal["stop", "length"]
 Role = Literal["system", "user", "assistant"]
@@ -229,6 +231,6 @@ class Engine(Protocol):
 class MeasuredEngine(Protocol):
     """An engine with Prometheus metrics of its own, which ``/metrics`` shows as they are."""
 
-    def collect(self) -> Iterable[Metric]:
+    def collect(self) -> "Iterable[Metric]":
         """Called at every scrape, from the event loop."""
         ...
