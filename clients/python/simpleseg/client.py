@@ -93,9 +93,9 @@ class SimpleSeg:
     ) -> Segmentation | list[Segmentation]:
         """The region of the object that ``prompt`` names; a list of results for a list of prompts.
 
-        ``image`` is a path, a file's bytes, a PIL image, a uint8 array, what ``upload`` returned, or
-        an http(s) URL for the server to fetch, which it refuses with ``image_url_blocked`` unless
-        its operator allows it. Options are those of ``SegmentOptions``: ``max_points``,
+        ``image`` is a path, a file's bytes, a PIL image, a uint8 array, what ``upload`` returned,
+        or an http(s) URL for the server to fetch, which it refuses with ``image_url_blocked``
+        unless its operator allows it. Options are those of ``SegmentOptions``: ``max_points``,
         ``simplify``, ``deadline_ms``, ``refine``, ``samples``, ...
 
         >>> with SimpleSeg() as client:
