@@ -128,7 +128,7 @@ def summary(found: Sequence[Pair]) -> dict[str, Any]:
     first = statistics.median(pair.first[0] for pair in found)
     second = statistics.median(pair.second[0] for pair in found)
     quartiles = statistics.quantiles((pair.second[0] / pair.first[0] for pair in found), n=4)
-    told = {
+    told: dict[str, Any] = {
         "first_ms": round(first, 2),
         "second_ms": round(second, 2),
         "ratio": round(second / first, 3),
@@ -184,7 +184,7 @@ def _ask_kept(http: httpx2.AsyncClient) -> Ask:
 
 
 async def _segment(http: httpx2.AsyncClient, image: dict[str, str], phrase: str) -> Asked:
-    asked = {"image": image, "prompts": [phrase]}
+    asked: dict[str, Any] = {"image": image, "prompts": [phrase]}
     asked |= {"max_tokens": MAX_TOKENS, "max_points": MAX_POINTS}
     answer = (await http.post("/segment", json=asked)).raise_for_status().json()
     return answer["timings_ms"]["first_token"], None
