@@ -43,6 +43,7 @@ from simpleseg_training.cases import Case, load_cases
 
 LIMIT, QUICK_LIMIT, WARM_UP = 200, 15, 5
 MAX_TOKENS, MAX_POINTS = 128, 3  # the rest of an answer is not measured
+REST_S = 0.05  # an engine may be at work on an answer's end for a step more
 HERE = "http://in-process"
 
 Asked = tuple[float, Usage | None]
@@ -119,7 +120,11 @@ async def pairs(ask: Ask, cases: Sequence[Case]) -> list[Pair]:
     for number, case in enumerate(cases):
         phrases = [case.phrase, cases[number - 1].phrase]
         first, second = phrases if number % 2 else phrases[::-1]
-        found.append(Pair(await ask(case, first), await ask(case, second)))
+        pair = []
+        for phrase in (first, second):
+            await asyncio.sleep(REST_S)
+            pair.append(await ask(case, phrase))
+        found.append(Pair(*pair))
     return found[WARM_UP:]
 
 

@@ -21,6 +21,8 @@ from simpleseg_server.engines.image_cache import ImageCache, ReadPrompt
 from simpleseg_server.engines.kv_rows import KeyValueRows, RowStates
 from simpleseg_server.engines.transformers import TransformersEngine
 
+from ..asking import answer as segment
+from ..chatting import complete, user
 from .support import (
     Outcome,
     answer,
@@ -30,6 +32,7 @@ from .support import (
     decoder_of,
     fail_once,
     same,
+    serving,
 )
 
 SYSTEM = Turn("system", "Answer with polygons only.")
@@ -186,6 +189,27 @@ def test_prompts_that_come_together_cost_one_whole_reading(engine: TransformersE
     assert calls["_forward"] <= max(o.usage.forward_passes for o in outcomes) + len(requests)
     assert calls["_forward"] < sum(o.usage.forward_passes for o in outcomes) / 2
     same(answers(engine, requests), outcomes)
+
+
+def test_the_prompts_of_one_request_run_together(qwen3_checkpoint: Path, image64: str) -> None:
+    """Through the whole server: one reading of the image, and steps that they share."""
+    engine = TransformersEngine(qwen3_checkpoint, num_threads=1)
+    with serving(engine) as client:
+        decoder = decoder_of(engine)
+        whole, steps = (count_calls(decoder, name) for name in ("_read_prompt", "_forward"))
+        asked = {"image": image64, "prompts": [f"the thing {n}" for n in range(6)], "max_points": 6}
+        usage = segment(client, **asked, max_tokens=320)["usage"]
+        assert len(whole) == 1
+        assert len(steps) < usage["forward_passes"] / 2
+
+
+def test_a_chat_tells_how_much_of_it_had_been_read(qwen3_checkpoint: Path, image64: str) -> None:
+    with serving(TransformersEngine(qwen3_checkpoint, num_threads=1)) as client:
+        first, again = (
+            complete(client, user(image64, "Locate the box of the dog."))["usage"] for _ in range(2)
+        )
+    assert first["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert again["prompt_tokens_details"] == {"cached_tokens": again["prompt_tokens"] - 1}
 
 
 def test_a_long_rest_is_read_apart(engine: TransformersEngine) -> None:
