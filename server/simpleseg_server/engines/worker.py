@@ -20,8 +20,7 @@ class DecodeWorker:
 
     Between two steps at most one request joins whose image is new, so that reading a long prompt
     holds the others up once, not many times; those on an image of which a prompt was read join too.
-    ``started`` holds the decoder once it is loaded; ``stopped`` is done when
-    the thread has ended.
+    ``started`` holds the decoder once it is loaded; ``stopped`` is done when the thread has ended.
     """
 
     def __init__(
