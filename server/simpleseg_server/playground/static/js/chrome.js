@@ -22,6 +22,7 @@ export async function setUpChrome() {
     // the line about the server says it
   }
   byId("key-button").hidden = !state.config?.needs_key;
+  byId("docs-link").hidden = Boolean(state.config?.needs_key); // a link cannot bring the key
   showKey();
   await watchServer();
 }

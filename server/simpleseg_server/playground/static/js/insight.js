@@ -3,7 +3,7 @@
 
 import { showCode } from "./code.js";
 import { byId, el } from "./dom.js";
-import { on, state, vertexCount } from "./store.js";
+import { isDone, on, state, vertexCount } from "./store.js";
 import { showTiming } from "./timing.js";
 
 const TABS = ["timing", "code", "raw"];
@@ -22,6 +22,7 @@ export function setUpInsight() {
     });
   });
   on("selection run items", show);
+  on("item", (item) => isDone(item) && show());
 }
 
 /** @param {number} chosen */
@@ -47,7 +48,7 @@ function show() {
 function showRaw(items) {
   const blocks = items.map((item) => {
     const text = item.result?.raw_text;
-    const told = text ?? (item.result ? "" : "The text comes with the end of the answer.");
+    const told = text ?? (isDone(item) ? "None came." : "The text comes with the end of the answer.");
     const head = el("h3", { class: "fine" }, `${item.label} · ${vertexCount(item.original ?? [])} vertices`);
     return el("div", {}, head, el("pre", { class: "raw" }, told));
   });

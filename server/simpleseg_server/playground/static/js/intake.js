@@ -23,13 +23,14 @@ const SAMPLES = [
 
 /** @param {(phrase: string) => void} ask  what a suggested phrase does */
 export function setUpIntake(ask) {
+  byId("choose").addEventListener("click", () => byId("file").click());
   byId("file").addEventListener("change", (/** @type {any} */ event) => {
     openFile(event.target.files[0]);
     event.target.value = ""; // so that the same file can be chosen again
   });
   byId("change-image").addEventListener("click", () => {
     closePicture();
-    byId("welcome").querySelector("button").focus();
+    byId("choose").focus();
   });
   setUpDrop();
   document.addEventListener("paste", (event) => {

@@ -115,7 +115,7 @@ function update(item) {
   card.dataset.status = item.status;
   showScore(card, item);
   card.querySelector(".facts").textContent = facts(item);
-  const shown = { hide: isDone(item), undo: item.past.length > 0, reset: isEdited(item), again: isDone(item), remove: true };
+  const shown = { hide: isDone(item) && vertexCount(item.polygons) > 0, undo: item.past.length > 0, reset: isEdited(item), again: isDone(item), remove: true };
   for (const [name, is] of Object.entries(shown)) {
     card.querySelector(`[data-action=${name}]`).hidden = !is;
   }

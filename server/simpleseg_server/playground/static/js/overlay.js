@@ -1,7 +1,7 @@
 /** The outlines over the picture: one group for each object, drawn anew as its polygons change. */
 
 import { byId, el, svg } from "./dom.js";
-import { hover, isDone, on, select, state, vertexCount } from "./store.js";
+import { describe, hover, isDone, on, select, state, vertexCount } from "./store.js";
 
 /** @typedef {import("./store.js").Item} Item */
 
@@ -119,5 +119,6 @@ function place(tag, item) {
   tag.style.top = `${top[1] * 100}%`;
   tag.classList.toggle("below", top[1] < 0.08);
   const score = item.result?.score;
-  tag.textContent = typeof score === "number" ? `${item.label}  ${score.toFixed(2)}` : item.label;
+  const { title } = describe(item.prompt, state.picture);
+  tag.textContent = typeof score === "number" ? `${title}  ${score.toFixed(2)}` : title;
 }

@@ -19,7 +19,7 @@ export function complain(error) {
   const small = [failure.detail, failure.request && `Request ${failure.request}`].filter(Boolean);
   byId("alert").replaceChildren(
     el("p", {}, failure.message),
-    small.length ? el("p", { class: "fine" }, small.join(" ")) : null ?? "",
+    small.length ? el("p", { class: "fine" }, small.join(" ")) : "",
     el("button", { type: "button", class: "quiet icon", "aria-label": "Dismiss", click: hush }, "×"),
   );
   if (failure.code === "invalid_api_key") onNoKey();

@@ -1,7 +1,7 @@
 /** Where the time of a run went, as a waterfall, and what drafts saved. */
 
 import { el } from "./dom.js";
-import { vertexCount } from "./store.js";
+import { isDone, vertexCount } from "./store.js";
 
 /** In the order in which they happen. */
 const STAGES = [
@@ -22,7 +22,9 @@ const STAGES = [
 export function showTiming(pane, run, items) {
   const response = run.response;
   if (!response) {
-    pane.replaceChildren(el("p", { class: "blank" }, "The times come with the end of the answer."));
+    const isComing = !items.every(isDone);
+    const told = isComing ? "The times come with the end of the answer." : "This run did not come to its end.";
+    pane.replaceChildren(el("p", { class: "blank" }, told));
     return;
   }
   pane.replaceChildren(waterfall(response.timings_ms, run.wallMs), figures(response, items));

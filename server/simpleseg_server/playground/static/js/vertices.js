@@ -8,7 +8,6 @@ import { edit, isDone, on, state, undo } from "./store.js";
 /** @typedef {import("./store.js").Item} Item */
 
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-const MAX_HANDLES = 600;
 
 let unit = 1;
 /** @type {{item: number, shape: string} | null} */ let shown = null;
@@ -49,7 +48,7 @@ function build(layer, item, shape) {
   if (shown?.item !== item.id) current = 0;
   current = clamp(current, 0, Math.max(places.length - 1, 0));
   shown = { item: item.id, shape };
-  const handles = places.length > MAX_HANDLES ? [] : places.map(([part, k], n) => handle(part, k, n));
+  const handles = places.map(([part, k], n) => handle(part, k, n));
   layer.replaceChildren(...handles);
   layer.setAttribute("class", `colour-${item.colour}`);
   if (focused) handles[current]?.focus();

@@ -80,7 +80,7 @@ export const STATUS = {
   truncated: ["Cut short", "The answer ended early; what is whole is shown."],
   invalid: ["No answer", "The model gave no usable outline."],
   stopped: ["Stopped", "You stopped it; what had come is shown."],
-  failed: ["Failed", "The server did not answer."],
+  failed: ["Failed", "No answer came."],
 };
 
 /** @type {Record<string, string>} */
