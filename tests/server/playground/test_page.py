@@ -34,7 +34,7 @@ def test_an_outline_grows_vertex_by_vertex(visit: Any, demo_url: str) -> None:
         here.open_sample(0)
         here.page.evaluate(RECORD)
         here.ask("the large circle")
-        here.page.locator(".shape.drawing[data-vertices]:not([data-vertices='0'])").wait_for()
+        here.page.locator(".object[data-status=ok]").wait_for()
         here.settle()
         seen = here.page.evaluate("seen")
         growing = [count for count, running, open_ in seen if running and open_ and count]
@@ -53,10 +53,8 @@ def test_several_phrases_in_colours_of_their_own(visit: Any, demo_url: str) -> N
     with visit(demo_url) as here:
         here.open_sample(0)
         here.ask("the large circle; the black crescent ; the green triangle")
-        here.page.locator(".shape.drawing").first.wait_for()
-        here.shot("2-streaming")
+        expect(here.page.locator(".object[data-status=ok]")).to_have_count(3)
         here.settle()
-        expect(here.page.locator(".object")).to_have_count(3)
         colours = here.page.eval_on_selector_all(
             ".shape .line", "lines => lines.map((line) => getComputedStyle(line).stroke)"
         )
@@ -140,6 +138,30 @@ def test_dragging_a_vertex_corrects_the_outline(visit: Any, demo_url: str) -> No
         here.page.locator("[data-action=undo]").click()  # one drag is one step
         assert path.get_attribute("d") == before
         expect(here.page.locator(".object .facts")).not_to_contain_text("corrected")
+
+
+def test_a_double_click_adds_a_vertex_and_an_alt_click_removes_one(
+    visit: Any, demo_url: str
+) -> None:
+    with visit(demo_url) as here:
+        here.open_sample(2)
+        here.ask("the hexagon")
+        here.settle()
+        shape = here.page.locator(".shape")
+        count = int(shape.get_attribute("data-vertices"))
+        ends = [here.page.locator(".knob").nth(k).bounding_box() for k in (0, 1)]
+        middle = [sum(end[side] + end["width"] / 2 for end in ends) / 2 for side in ("x", "y")]
+        here.page.mouse.dblclick(*middle)
+        expect(shape).to_have_attribute("data-vertices", str(count + 1))
+        added = here.page.locator(".knob").nth(1).bounding_box()
+        assert added["x"] + added["width"] / 2 == pytest.approx(middle[0], abs=2)
+        here.page.locator(".reach").nth(1).click(modifiers=["Alt"])
+        expect(shape).to_have_attribute("data-vertices", str(count))
+        image = here.page.locator("#image").bounding_box()
+        here.page.mouse.dblclick(
+            image["x"] + image["width"] * 0.65, image["y"] + image["height"] / 2
+        )
+        expect(shape).to_have_attribute("data-vertices", str(count))  # inside, far from the outline
 
 
 def test_timing_says_where_the_time_went(visit: Any, demo_url: str) -> None:

@@ -54,7 +54,8 @@ def test_stopping_a_run_frees_the_engine(visit: Any, engine: Any, serve_on_socke
     with serve_on_socket(engine) as url, visit(url) as here:
         here.open_sample(2)
         here.ask("a")
-        here.page.locator(".shape.drawing").wait_for()
+        here.page.locator(".shape.drawing:not([data-vertices='0'])").wait_for()
+        here.shot("2-streaming")
         here.page.click("#stop")
         expect(here.page.locator(".status")).to_have_text("Stopped")
         deadline = time.monotonic() + 20

@@ -75,8 +75,9 @@ function make(item, again) {
     },
     head,
     where ? el("p", { class: "fine where" }, where) : null,
-    el("div", { class: "score" }, el("span", { class: "meter" }, el("span", {})), el("span", { class: "score-number" })),
+    el("div", { class: "score" }, el("span", { class: "meter" }, el("span", {})), el("span", { class: "score-kind fine" }), el("span", { class: "score-number" })),
     el("p", { class: "facts fine" }),
+    el("p", { class: "how fine" }, "Drag a vertex to correct it. Double-click the outline to add one, Alt-click a vertex to remove it."),
     el(
       "div",
       { class: "actions", role: "group", "aria-label": `Actions for ${title}` },
@@ -122,6 +123,7 @@ function update(item) {
   const hide = card.querySelector("[data-action=hide]");
   hide.textContent = item.hidden ? "Show" : "Hide";
   card.classList.toggle("gone", item.hidden);
+  card.classList.toggle("correctable", isDone(item) && !item.hidden && vertexCount(item.polygons) > 0);
   mark(item);
 }
 
@@ -133,7 +135,9 @@ function showScore(card, item) {
   if (row.hidden) return;
   row.querySelector(".meter span").style.width = `${Math.round(score * 100)}%`;
   row.querySelector(".score-number").textContent = score.toFixed(2);
-  row.title = `Score: ${SCORE[item.result.score_type] ?? item.result.score_type}`;
+  const [kind, meaning] = SCORE[item.result.score_type] ?? ["score", ""];
+  row.querySelector(".score-kind").textContent = kind;
+  row.title = meaning;
 }
 
 /** @param {Item} item */

@@ -48,6 +48,7 @@ function make(item) {
       pointerleave: () => hover(null),
       click: () => state.tool === "select" && select(item),
     },
+    svg("path", { class: "hit" }),
     svg("path", { class: "area" }),
     svg("path", { class: "halo" }),
     svg("path", { class: "line" }),
@@ -64,7 +65,7 @@ function draw(item) {
   const parts = drawn.get(item.id);
   if (!parts) return;
   const d = pathOf(item, !isDone(item));
-  for (const path of parts.group.querySelectorAll(".area, .halo, .line")) path.setAttribute("d", d);
+  for (const path of parts.group.querySelectorAll(".hit, .area, .halo, .line")) path.setAttribute("d", d);
   parts.group.querySelector(".dots").setAttribute("d", isDone(item) ? "" : dotsOf(item));
   parts.group.setAttribute("data-vertices", String(vertexCount(item.polygons)));
   place(parts.tag, item);

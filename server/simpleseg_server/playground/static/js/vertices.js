@@ -20,7 +20,11 @@ export function setUpVertices() {
     unit = scale;
     refresh();
   });
+  byId("overlay").addEventListener("dblclick", addAt);
 }
+
+/** Where on the outline of the selected object a double click adds a vertex. */
+const NEAR_PX = 14;
 
 /** The item whose vertices can be taken hold of. */
 function editable() {
@@ -169,11 +173,35 @@ function remove(part, k) {
   announce("Vertex removed.");
 }
 
-/** One more vertex, halfway to the next. @param {Item} item @param {number} part @param {number} k */
-function insert(item, part, k) {
+/** One more vertex, on the edge that is double-clicked. @param {MouseEvent} event */
+function addAt(event) {
+  const item = editable();
+  if (!item) return;
+  const { width, height } = /** @type {import("./store.js").Picture} */ (state.picture);
+  const place = positionOf(event);
+  const px = (/** @type {XY} */ xy) => /** @type {XY} */ ([xy[0] * width, xy[1] * height]);
+  const edges = item.polygons.flatMap((ring, part) =>
+    ring.map((a, k) => ({ part, k, far: distance(px(place), px(a), px(ring[(k + 1) % ring.length])) })),
+  );
+  const nearest = edges.reduce((best, edge) => (edge.far < best.far ? edge : best), edges[0]);
+  if (!nearest || nearest.far > NEAR_PX * unit) return;
+  insert(item, nearest.part, nearest.k, place);
+}
+
+/** From a point to the edge from a to b. @param {XY} p @param {XY} a @param {XY} b */
+function distance(p, a, b) {
+  const [dx, dy] = [b[0] - a[0], b[1] - a[1]];
+  const along = ((p[0] - a[0]) * dx + (p[1] - a[1]) * dy) / (dx * dx + dy * dy || 1);
+  const t = clamp(along, 0, 1);
+  return Math.hypot(p[0] - a[0] - t * dx, p[1] - a[1] - t * dy);
+}
+
+/** One more vertex after another, halfway to the next where no place is given.
+ * @param {Item} item @param {number} part @param {number} k @param {XY} [place] */
+function insert(item, part, k, place) {
   const ring = item.polygons[part].slice();
   const [a, b] = [ring[k], ring[(k + 1) % ring.length]];
-  ring.splice(k + 1, 0, [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2]);
+  ring.splice(k + 1, 0, place ?? [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2]);
   edit(item, item.polygons.map((other, index) => (index === part ? ring : other)));
   announce("Vertex added.");
 }

@@ -83,10 +83,11 @@ export const STATUS = {
   failed: ["Failed", "No answer came."],
 };
 
-/** @type {Record<string, string>} */
+/** What kind of score it is, and what that means. */
+/** @type {Record<string, [string, string]>} */
 export const SCORE = {
-  expected_iou: "expected overlap with the true area (IoU)",
-  sample_agreement: "agreement of several answers",
-  geometric_mean_coordinate_token_probability: "mean probability of the coordinates",
-  geometric_mean_token_probability: "mean probability of the tokens",
+  expected_iou: ["expected IoU", "The overlap with the true area that is to be expected."],
+  sample_agreement: ["agreement", "How well several answers agree."],
+  geometric_mean_coordinate_token_probability: ["probability", "Mean probability of the coordinates."],
+  geometric_mean_token_probability: ["probability", "Mean probability of the tokens."],
 };
