@@ -87,6 +87,19 @@ def test_an_image_that_the_server_forgot_is_sent_again(
         expect(here.page.locator(".object[data-status=ok]")).to_have_count(3)
 
 
+def test_a_server_without_room_for_images_gets_the_file_each_time(
+    visit: Any, engine: Any, serve_on_socket: Any
+) -> None:
+    with (
+        serve_on_socket(engine, max_kept_image_bytes=1000) as url,
+        visit(url, tolerated=(REFUSED,)) as here,
+    ):
+        here.open_sample(2)
+        for count in (1, 2):
+            here.ask("a")
+            expect(here.page.locator(".object[data-status=ok]")).to_have_count(count)
+
+
 def test_refusals_are_said_in_words(visit: Any, engine: Any, serve_on_socket: Any) -> None:
     engine.replies = {"busy": Reply(RING, fault="busy"), "many": Reply("[]")}
     with serve_on_socket(engine, max_prompts=2) as url, visit(url, tolerated=(REFUSED,)) as here:

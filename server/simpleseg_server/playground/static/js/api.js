@@ -112,7 +112,9 @@ export async function* segment(picture, fields, signal) {
     const json = { ...asked, image: { id: picture.id } };
     response = await call("segment", { method: "POST", json, signal });
   } catch (error) {
-    if (!(error instanceof Failure && error.code === "image_not_found")) throw error;
+    // Forgotten, or larger than the room that the server keeps for images.
+    const codes = picture.id ? ["image_not_found"] : ["image_too_large"];
+    if (!(error instanceof Failure && codes.includes(error.code))) throw error;
     picture.id = null;
     response = await call("segment", { method: "POST", signal, ...withFile(picture, asked) });
   }

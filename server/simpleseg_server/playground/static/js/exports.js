@@ -4,7 +4,7 @@ import { call } from "./api.js";
 import { announce, byId, download, el, svg } from "./dom.js";
 import { pathOf } from "./overlay.js";
 import { complain, hush } from "./problems.js";
-import { on, state, vertexCount } from "./store.js";
+import { isDone, on, state, vertexCount } from "./store.js";
 import { Failure } from "./words.js";
 
 /** @typedef {import("./store.js").Item} Item */
@@ -47,7 +47,9 @@ async function attempt(title, act) {
 }
 
 function exported() {
-  return state.items.filter((item) => !item.hidden && vertexCount(item.polygons) > 2);
+  return state.items.filter(
+    (item) => isDone(item) && !item.hidden && vertexCount(item.polygons) > 2,
+  );
 }
 
 /** The file's name without its ending, safe for every file system. */

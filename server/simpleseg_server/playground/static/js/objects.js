@@ -77,7 +77,7 @@ function make(item, again) {
     where ? el("p", { class: "fine where" }, where) : null,
     el("div", { class: "score" }, el("span", { class: "meter" }, el("span", {})), el("span", { class: "score-kind fine" }), el("span", { class: "score-number" })),
     el("p", { class: "facts fine" }),
-    el("p", { class: "how fine" }, "Drag a vertex to correct it. Double-click the outline to add one, Alt-click a vertex to remove it."),
+    el("p", { class: "how fine" }, "Drag a vertex to correct it; a double click adds one, an Alt-click removes one."),
     el(
       "div",
       { class: "actions", role: "group", "aria-label": `Actions for ${title}` },
