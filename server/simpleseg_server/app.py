@@ -25,6 +25,7 @@ from simpleseg_server.keeper import EngineKeeper
 from simpleseg_server.keys import KeyRing
 from simpleseg_server.middleware import CLIENT_CLOSED, BodyLimit, RequestContext
 from simpleseg_server.routes import batch, chat, images, operations, segment
+from simpleseg_server.routes.playground import open_paths, playground_router
 from simpleseg_server.services import Services
 from simpleseg_server.telemetry import Metrics
 from simpleseg_server.tracing import Tracer, Tracing
@@ -88,6 +89,8 @@ def create_app(
     app.include_router(chat.router)
     app.include_router(operations.router)
     app.include_router(operations.models_router)
+    if settings.playground:
+        app.include_router(playground_router(settings))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -102,7 +105,7 @@ def surroundings(
         Middleware(
             KeyGuard,
             ring=KeyRing(settings),
-            open_paths=settings.open_paths,
+            open_paths={*settings.open_paths, *open_paths(settings)},
             metrics=metrics,
             retry_after_s=settings.retry_after_s,
         ),
