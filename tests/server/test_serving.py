@@ -138,6 +138,26 @@ def test_addresses() -> None:
         bind("nowhere.invalid", 0, "host")
 
 
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """Head, body and events are packets of their own; none may wait until the one before arrived."""
+
+    async def is_prompt() -> int:
+        seen: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def accept(_: Any, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            seen.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with bind("127.0.0.1", 0, "port") as bound:
+            async with await asyncio.start_server(accept, sock=bound):
+                _, writer = await asyncio.open_connection(*bound.getsockname())
+                writer.close()
+                return await asyncio.wait_for(seen, 10)
+
+    assert asyncio.run(is_prompt())
+
+
 def test_a_full_queue_never_fails_liveness(serve_on_socket: Any, engine: Any, image64: str) -> None:
     engine.default = Reply("[]", fault="hang")
     body = {"image": image64, "prompt": "x"}
