@@ -43,6 +43,7 @@ from simpleseg_server.errors import (
     overloaded,
     queue_timeout,
 )
+from simpleseg_server.fingerprint import system_fingerprint
 from simpleseg_server.image_store import ImageStore, StoredImage
 from simpleseg_server.images import DecodedImage, EngineSize, decode, is_mismatch
 from simpleseg_server.limits import check_limits
@@ -208,6 +209,7 @@ class Segmenter:
             id=job.id,
             created=job.created,
             model=self.engine.capabilities.model,
+            system_fingerprint=system_fingerprint(self.engine.capabilities),
             image=job.image_info,
             results=[outcome.result for outcome in outcomes],
             usage=_usage(outcomes),

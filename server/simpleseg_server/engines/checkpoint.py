@@ -143,6 +143,10 @@ class Checkpoint:
             ids += [token] * (visual_tokens if token == self._image_token_id else 1)
         return ids
 
+    def text_ids(self, text: str) -> list[int]:
+        """A text as the prompt holds it."""
+        return self._prompter.text_ids(text)
+
     @property
     def _image_token_id(self) -> int:
         return int(self.model.config.image_token_id)

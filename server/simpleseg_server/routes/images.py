@@ -20,13 +20,7 @@ _BODY = {
     "required": True,
     "content": {
         "application/json": {"schema": {"$ref": "#/components/schemas/UploadRequest"}},
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["image"],
-                "properties": {"image": {"type": "string", "format": "binary"}},
-            }
-        },
+        "multipart/form-data": {"schema": {"$ref": "#/components/schemas/UploadForm"}},
     },
 }
 
