@@ -85,13 +85,17 @@ def _limits(settings: Settings) -> Iterator[tuple[str, str, Schema]]:
 
 def _main(schema: Schema) -> Schema:
     """Of a field that may be null, the schema of what else it may be."""
-    choices = [one for one in schema.get("anyOf", ()) if one.get("type") != "null"]
+    choices = _but_null(schema)
     return choices[0] if len(choices) == 1 else schema
+
+
+def _but_null(schema: Schema) -> list[Schema]:
+    return [one for one in schema.get("anyOf", ()) if one.get("type") != "null"]
 
 
 def _without_null(schema: Schema) -> Schema:
     """The same for a form, which has no null."""
-    choices = [one for one in schema.get("anyOf", ()) if one.get("type") != "null"]
+    choices = _but_null(schema)
     rest = {name: value for name, value in schema.items() if name not in ("anyOf", "default")}
     if schema.get("default") is not None:
         rest["default"] = schema["default"]

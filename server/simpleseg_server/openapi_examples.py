@@ -127,7 +127,7 @@ REFUSALS: dict[tuple[str, str, str], Examples] = {
         ),
         "kept": _refusal(
             "image_not_found",
-            "no such image is kept",
+            "no such image; it may have expired: upload it again",
             "image.id",
             {"image": {"id": "img_0"}, "prompt": "a square"},
         ),

@@ -20,6 +20,8 @@ from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import Capabilities, GenerationRequest
 from simpleseg_server.engines.scripted import Reply, ScriptedEngine
 
+from .processes import demo_server
+
 TRIANGLE = "[[[0.1, 0.2], [0.5, 0.2], [0.5, 0.9]]]."
 
 
@@ -82,6 +84,13 @@ def image64(png: bytes) -> str:
 def _client(engine: PhraseEngine, **settings: Any) -> Iterator[TestClient]:
     with TestClient(create_app(Settings(**settings), engine)) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real server with the shipped model, in a process of its own."""
+    with demo_server(tmp_path_factory.mktemp("demo") / "log") as (_, (url,)):
+        yield url
 
 
 MakeClient = Callable[..., Any]

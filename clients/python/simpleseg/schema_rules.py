@@ -8,6 +8,7 @@ made from the schema, and from its negation, to a server.
 from typing import Any
 
 Rule = dict[str, Any]
+Rules = list[Any]
 
 NULL: Rule = {"type": "null"}
 _GIVEN: Rule = {"type": ["string", "object", "array", "number", "boolean"]}
@@ -44,7 +45,7 @@ def at_most_one(*names: str) -> Rule:
     return {"anyOf": [absent(*(other for other in names if other != name)) for name in names]}
 
 
-def segment_rules(nothing: Rule | bool = NULL) -> list[Rule]:
+def segment_rules(nothing: Rule | bool = NULL) -> Rules:
     """Of ``POST /segment``; ``nothing`` as for ``absent``."""
     one_answer = {"samples": {"const": 1}}
     any_task = {
@@ -67,13 +68,13 @@ def segment_rules(nothing: Rule | bool = NULL) -> list[Rule]:
 
 
 IMAGE_TEXT: Rule = {"anyOf": [{"format": "uri"}, {"format": "byte"}]}
-IMAGE_RULES = [exactly_one("base64", "url", "id")]
-UPLOAD_RULES = [
+IMAGE_RULES: Rules = [exactly_one("base64", "url", "id")]
+UPLOAD_RULES: Rules = [
     {"properties": {"image": {"anyOf": [{"type": "string"}, {"type": "object", **absent("id")}]}}}
 ]
-PROMPT_RULES = [at_least_one("text", "point", "box", "polygons")]
+PROMPT_RULES: Rules = [at_least_one("text", "point", "box", "polygons")]
 _STREAMED: Rule = {"required": ["stream"], "properties": {"stream": {"const": True}}}
-CHAT_RULES = [
+CHAT_RULES: Rules = [
     at_most_one("max_tokens", "max_completion_tokens"),
     at_most_one("response_format", "structured_outputs"),
     {"anyOf": [absent("stream_options"), _STREAMED]},
