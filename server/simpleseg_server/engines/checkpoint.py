@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,10 @@ class Checkpoint:
         self.vocabulary = self._prompter.vocabulary
         self.end_token_id = self._prompter.end_token_id
         self.stop_token_ids = _stop_token_ids(self.model, self.end_token_id)
+
+        takes = signature(self.model.model.forward).parameters
+        # transformers 5.24 gave the parameter another name.
+        self.cache_parameter = "cache" if "cache" in takes else "past_key_values"
 
     @property
     def device(self) -> torch.device:

@@ -244,7 +244,7 @@ class Decoder:
             input_ids=prompt.input_ids,
             attention_mask=mask,
             position_ids=prompt.position_ids,
-            past_key_values=self._cache,
+            **{self.checkpoint.cache_parameter: self._cache},
             use_cache=True,
             mm_encoder_outputs={"image": features.encoded},
         )
@@ -265,7 +265,7 @@ class Decoder:
             input_ids=ids.to(device),
             attention_mask=mask,
             position_ids=(slots + offsets).to(device).expand(3, -1, -1),
-            past_key_values=self._cache,
+            **{self.checkpoint.cache_parameter: self._cache},
             use_cache=True,
         )
         hidden: Tensor = output.last_hidden_state
