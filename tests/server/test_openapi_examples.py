@@ -5,13 +5,14 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydantic import BaseModel
 
 from simpleseg.chat_answer_schema import ChatCompletion
 from simpleseg.schema import BatchResponse, SegmentResponse, Tokens, UploadedImage
 
 from .test_stream import read_events
 
-ANSWERS = {
+ANSWERS: dict[str, type[BaseModel]] = {
     "/segment": SegmentResponse,
     "/v1/segment/batch": BatchResponse,
     "/v1/images": UploadedImage,
