@@ -370,7 +370,7 @@ class SegmentResponse(ResponseModel):
                     "object": "segmentation",
                     "created": 1760000000,
                     "model": "simpleseg-demo",
-                    "system_fingerprint": "simpleseg-0.1.0-embedded-4f1c0a93d7be",
+                    "system_fingerprint": "simpleseg-0.1.0-transformers-4f1c0a93d7be",
                     "image": {"width": 1280, "height": 960, "exif_applied": False},
                     "results": [
                         {
