@@ -92,7 +92,7 @@ def _addresses(log: Path) -> list[str]:
 
 def status_of(url: str, **options: Any) -> int | None:
     try:
-        return httpx2.get(url, timeout=2, **options).status_code
+        return httpx2.get(url, timeout=20, **options).status_code
     except httpx2.TransportError:
         return None
 
