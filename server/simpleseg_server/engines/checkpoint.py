@@ -170,6 +170,10 @@ class Checkpoint:
         """The place after the last visual token."""
         return len(prompt_ids) - prompt_ids[::-1].index(self._image_token_id)
 
+    def text_ids(self, text: str) -> list[int]:
+        """A text as the prompt holds it."""
+        return self._prompter.text_ids(text)
+
     @property
     def _image_token_id(self) -> int:
         return int(self.model.config.image_token_id)

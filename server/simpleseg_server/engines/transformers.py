@@ -121,6 +121,10 @@ class TransformersEngine:
             raise EngineDeadError("the engine has not started")
         self._worker.check_alive()
 
+    def tokenize(self, text: str) -> list[int]:
+        assert self._decoder is not None
+        return self._decoder.checkpoint.text_ids(text)
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Stream the answer; closing the iterator cancels it. Raises EngineError."""
         self.check_health()
