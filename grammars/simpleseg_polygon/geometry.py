@@ -54,6 +54,17 @@ class Box(NamedTuple):
         x0, y0, x1, y1 = self
         return Point(x0 + point.x * (x1 - x0), y0 + point.y * (y1 - y0))
 
+    def within(self, point: Point) -> Point:
+        """The reverse of ``place``; what lies outside goes to the nearest edge. For boxes with an
+        area.
+
+        >>> Box(0.5, 0.0, 1.0, 0.5).within(Point(0.75, 0.6))
+        Point(x=0.5, y=1.0)
+        """
+        x0, y0, x1, y1 = self
+        x, y = (point.x - x0) / (x1 - x0), (point.y - y0) / (y1 - y0)
+        return Point(min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0))
+
 
 WHOLE = Box(0.0, 0.0, 1.0, 1.0)
 """All of an image."""
@@ -77,6 +88,11 @@ class Region:
     """
 
     parts: tuple[Ring, ...]
+
+    def within(self, view: Box) -> "Region":
+        """The same region, normalised to a view of the image; what lies outside is pressed to its
+        edge, where it has no area."""
+        return Region(tuple(tuple(map(view.within, ring)) for ring in self.parts))
 
     @property
     def is_empty(self) -> bool:

@@ -14,7 +14,8 @@ from simpleseg.schema import (
     UploadRequest,
 )
 from simpleseg_polygon.codec import ParseWarning
-from simpleseg_polygon.prompts import phrase
+from simpleseg_polygon.geometry import Box, Point, Region
+from simpleseg_polygon.prompts import instruction, phrase
 from simpleseg_server.answers import (
     Frame,
     clean_text,
@@ -42,6 +43,30 @@ class Wording:
 
 
 @dataclass(frozen=True)
+class Named:
+    """What of an image a prompt means: by text, and by places in the whole image."""
+
+    text: str | None = None
+    point: Point | None = None
+    box: Box | None = None
+    region: Region | None = None
+
+    def phrase(self, view: Box) -> str:
+        """The noun phrase for a view of the image, in the view's own coordinates."""
+        box = None if self.box is None else _corners(self.box, view)
+        return phrase(
+            text=self.text,
+            point=None if self.point is None else view.within(self.point),
+            box=box,
+            region=None if self.region is None else self.region.within(view),
+        )
+
+
+def _corners(box: Box, view: Box) -> Box:
+    return Box(*view.within(Point(box.x0, box.y0)), *view.within(Point(box.x1, box.y1)))
+
+
+@dataclass(frozen=True)
 class Call:
     """A request that has passed the schema, with its image file as bytes.
 
@@ -60,6 +85,13 @@ class Call:
     wording: Wording | None = None
     image_id: str | None = None
     image_url: str | None = None
+
+    def worded(self, named: Named, view: Box) -> Wording:
+        """What the engine is asked about an item, of which it sees a view of the image."""
+        if self.wording is not None:
+            return self.wording
+        task = self.request.task
+        return Wording(instruction(task, named.phrase(view)), (), task != "text")
 
     def seed(self, index: int, sample: int) -> int | None:
         """The seed of an answer: another one for each answer to the same question."""
@@ -204,9 +236,9 @@ def read_upload(data: bytes, content_type: str, settings: Settings) -> ImageSour
     return image_source(request.image, None, settings)
 
 
-def phrases_of(call: Call, frame: Frame) -> tuple[list[str], list[ResultWarning]]:
-    """The noun phrase of each prompt, and warnings about boxes that were changed."""
-    phrases: list[str] = []
+def named_by(call: Call, frame: Frame) -> tuple[list[Named], list[ResultWarning]]:
+    """What each prompt means, and warnings about boxes that were changed."""
+    named: list[Named] = []
     warnings: list[ResultWarning] = []
     for index, (item, param) in enumerate(zip(call.items, call.item_params, strict=True)):
         notes: list[ParseWarning] = []
@@ -217,6 +249,6 @@ def phrases_of(call: Call, frame: Frame) -> tuple[list[str], list[ResultWarning]
         region = None
         if item.polygons is not None:
             region = read_region(item.polygons, frame, f"{param}.polygons")
-        phrases.append(phrase(text=item.text, point=point, box=box, region=region))
+        named.append(Named(item.text, point, box, region))
         warnings += result_warnings(notes, index)
-    return phrases, warnings
+    return named, warnings

@@ -104,8 +104,8 @@ class Settings(BaseModel):
     """What runs the model; auto is vLLM where it is installed and a GPU is there, else embedded.
     remote is other servers, the upstreams."""
     model: str | None = None
-    """A checkpoint's folder or Hugging Face id; without it, the demo model. remote: only its name
-    and its image size are read, and it may be left out."""
+    """A checkpoint's folder or Hugging Face id; without it, the demo model. remote: only its name,
+    its image size and its limit of pixels are read, and it may be left out."""
     max_batch: Positive | None = None
     """Answers decoded together; without it, 8, or 32 with vLLM and with upstreams."""
     draft: bool = True
@@ -118,6 +118,11 @@ class Settings(BaseModel):
     """vLLM: GPUs that share the model."""
     max_model_len: Positive | None = None
     """vLLM: tokens of prompt and answer together."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    """vLLM: the share of a GPU's memory that it takes; without it, 0.9."""
+    max_model_pixels: Positive | None = None
+    """vLLM: the area, width times height, to which larger images are scaled down for the model;
+    without it, what the checkpoint's processor and profile say."""
     lora: Words = ()
     """vLLM: an adapter, NAME=PATH, served as a model of that name beside the checkpoint. Several in
     one variable are separated by spaces."""
@@ -260,6 +265,8 @@ class Settings(BaseModel):
             "quantization": self.quantization,
             "tensor_parallel_size": self.tensor_parallel_size,
             "max_model_len": self.max_model_len,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "max_pixels": self.max_model_pixels,
             "adapters": self.lora or None,
             "trust_remote_code": self.trust_remote_code or None,
         }

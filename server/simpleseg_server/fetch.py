@@ -170,7 +170,7 @@ class Fetcher:
                 code = "image_fetch_timeout"
             except httpx2.ConnectError:
                 code = "image_fetch_failed"
-            except (httpx2.HTTPError, OSError):
+            except (httpx2.HTTPError, httpx2.InvalidURL, OSError):
                 raise FetchError("image_fetch_failed") from None
         raise FetchError(code)
 

@@ -94,4 +94,4 @@ class ImageStore:
 
     def remove(self, name: str, owner: str) -> None:
         """Raises ApiError 404 image_not_found."""
-        del self._images[self.find(name, owner, "id").id]
+        self._images.pop(self.find(name, owner, "id").id, None)

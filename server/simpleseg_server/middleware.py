@@ -65,7 +65,7 @@ class RequestContext:
         try:
             await self.app(scope, receive, send_named)
         except Exception as error:
-            _log_bug(error, request_id)
+            log_bug(error, request_id)
             if status != CLIENT_CLOSED:
                 raise
             await render(internal_error(), request_id)(scope, receive, send_named)
@@ -75,6 +75,7 @@ class RequestContext:
     def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         state = scope["state"]
+        status = state.get("ended", status)  # how a stream ended, whose status went out before
         stages_ms = state["times"].to_dict()
         self.metrics.observe_request(route, status, seconds, stages_ms)
         log_request(
@@ -109,7 +110,7 @@ def request_id_from(given: str | None) -> str:
     return f"req_{secrets.token_hex(8)}"
 
 
-def _log_bug(error: Exception, request_id: str) -> None:
+def log_bug(error: Exception, request_id: str) -> None:
     """Where it happened, but not the exception's text, which may repeat input."""
     fields = {"event": "bug", "request_id": request_id, **error_fields(error)}
     logger.error("bug request_id=%s", request_id, extra={"fields": fields})

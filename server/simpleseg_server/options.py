@@ -33,6 +33,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "quantization",
         "tensor_parallel_size",
         "max_model_len",
+        "gpu_memory_utilization",
+        "max_model_pixels",
         "lora",
         "trust_remote_code",
     ),

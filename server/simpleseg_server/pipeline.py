@@ -21,11 +21,10 @@ from simpleseg.schema import (
 )
 from simpleseg_polygon.codec import ParseWarning, parse_region
 from simpleseg_polygon.geometry import WHOLE, Box
-from simpleseg_polygon.prompts import instruction
 from simpleseg_server.admission import Admission
 from simpleseg_server.answers import Answer, Frame, failed_result, result_warnings, to_result
 from simpleseg_server.asking import ask
-from simpleseg_server.calls import Call, Wording, phrases_of, read_call, read_upload
+from simpleseg_server.calls import Call, Named, named_by, read_call, read_upload
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import (
     Engine,
@@ -73,7 +72,7 @@ _REFUSALS: dict[PromptFault, str] = {
 class Job:
     """A request that nothing is wrong with: decoded, worded, ready for the engine.
 
-    ``phrases`` has one noun phrase for each of the call's items; ``warnings`` are about what came
+    ``named`` says for each of the call's items what it means; ``warnings`` are about what came
     in. ``request_id`` also begins the names of the engine's requests. At ``deadline``, on the event
     loop's clock, what is not finished stays so.
     """
@@ -84,7 +83,7 @@ class Job:
     call: Call
     image: DecodedImage
     frame: Frame
-    phrases: tuple[str, ...]
+    named: tuple[Named, ...]
     warnings: tuple[ResultWarning, ...]
     times: StageTimes
     deadline: float
@@ -149,7 +148,7 @@ class Segmenter:
         else:
             image = await self._decoded(call.image_bytes, call.image_param, times)
         frame = Frame(image.size, call.request.coordinates == "pixel")
-        phrases, warnings = phrases_of(call, frame)
+        named, warnings = named_by(call, frame)
         return Job(
             id=f"seg_{secrets.token_hex(8)}",
             created=int(time.time()),
@@ -157,7 +156,7 @@ class Segmenter:
             call=call,
             image=image,
             frame=frame,
-            phrases=tuple(phrases),
+            named=tuple(named),
             warnings=(*_image_warnings(image, call.declared_type), *warnings),
             times=times,
             deadline=deadline,
@@ -214,7 +213,7 @@ class Segmenter:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._outcome(job, index, follow(index)))
-                for index in range(len(job.phrases))
+                for index in range(len(job.named))
             ]
         outcomes = [task.result() for task in tasks]
         if not any(isinstance(outcome.answers.chosen, Answer) for outcome in outcomes):
@@ -290,10 +289,11 @@ class Segmenter:
         is_only = request.samples == 1 and not request.refine
         if is_only and not request.simplify:
             return Answers.only(await self._ask(job, job.image, index, follower))
-        silent = self.progress(job, index)
         async with asyncio.TaskGroup() as group:
             asked = [
-                group.create_task(self._ask(job, job.image, index, silent, sample))
+                group.create_task(
+                    self._ask(job, job.image, index, self.progress(job, index), sample)
+                )
                 for sample in range(request.samples)
             ]
         samples = [task.result() for task in asked]
@@ -306,9 +306,9 @@ class Segmenter:
 
     async def _refined(self, job: Job, index: int, first: Answers, answer: Answer) -> Answers:
         """The answer to the same prompt on a part of the image around the first answer, if it means
-        the same object."""
+        the same object and is no less whole."""
         view = view_around(answer.region.value)
-        if view is None:
+        if view is None or answer.finish_reason == "deadline":
             return first
         part = await self._decoded(job.call.image_bytes, job.call.image_param, job.times, view)
         second = await self._ask(job, part, index, self.progress(job, index))
@@ -316,7 +316,8 @@ class Segmenter:
             return replace(first, notes=(NOT_REFINED,))
         second = replace(second, view=part.view, agreement=answer.agreement)
         given = (*first.given, second)
-        if await self.work(is_refinement, answer, second):
+        is_whole = second.finish_reason == "stop" or answer.finish_reason != "stop"
+        if is_whole and await self.work(is_refinement, answer, second):
             return Answers(second, given)
         return Answers(answer, given, (NOT_REFINED,))
 
@@ -347,9 +348,7 @@ class Segmenter:
     ) -> GenerationRequest:
         settings, capabilities = self.settings, self.engine.capabilities
         request = job.call.request
-        wording = job.call.wording or Wording(
-            instruction(request.task, job.phrases[index]), (), request.task != "text"
-        )
+        wording = job.call.worded(job.named[index], image.view)
         default = min(settings.default_max_tokens, settings.max_tokens, capabilities.max_tokens)
         return GenerationRequest(
             request_id=f"{job.request_id}-{index}",

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from simpleseg_polygon.codec import ParseWarning
 from simpleseg_polygon.geometry import Box, ImageSize, Region
@@ -17,16 +16,18 @@ from simpleseg_server.answers import Answer
 from simpleseg_server.engines.base import EngineError
 
 COMPARED_AT = ImageSize(256, 256)
-"""Answers are compared on a grid of this size, however large the image is."""
+"""Two answers are compared on a grid of this size over the box around both."""
 _MARGIN = 0.25
 """Of the longer side of an object's box, added on each side of it for a second look."""
 _MIN_VIEW = 0.05
 _WORTHWHILE = 0.8
 """Share of the image's width and height above which a part of it shows nothing that is new."""
 _SAME_OBJECT_IOU = 0.5
+_LEAST = 1e-6
 
 NOT_REFINED = ParseWarning(
-    "not_refined", "the second look found another object or none, so the first answer was kept"
+    "not_refined",
+    "the second look found another object or none, or was not finished: the first answer was kept",
 )
 
 
@@ -50,10 +51,9 @@ def consensus(answers: Sequence[Answer | EngineError]) -> Answers:
     given = tuple(answer for answer in answers if isinstance(answer, Answer))
     if len(given) < 2:
         return Answers(given[0] if given else answers[0], given)
-    masks = list(map(_mask, given))
     means = [
-        float(np.mean([iou(mask, other) for j, other in enumerate(masks) if j != i]))
-        for i, mask in enumerate(masks)
+        float(np.mean([_common_share(one, other) for other in given if other is not one]))
+        for one in given
     ]
     best = int(np.argmax(means))
     return Answers(replace(given[best], agreement=means[best]), given)
@@ -86,8 +86,18 @@ def _within(start: float, length: float) -> float:
 
 def is_refinement(first: Answer, second: Answer) -> bool:
     """Whether a second look shows the same object: half of the two areas is common."""
-    return bool(iou(_mask(first), _mask(second)) >= _SAME_OBJECT_IOU)
+    return _common_share(first, second) >= _SAME_OBJECT_IOU
 
 
-def _mask(answer: Answer) -> NDArray[np.bool_]:
-    return region_to_mask(answer.region.value, COMPARED_AT)
+def _common_share(one: Answer, other: Answer) -> float:
+    """IoU of two answers, drawn within the box around both, so that small objects count as large
+    ones do. Two empty answers are the same."""
+    regions = one.region.value, other.region.value
+    a, b = (region.bounding_box() for region in regions)
+    if a is None or b is None:
+        return float(a is b)
+    if a.x1 < b.x0 or b.x1 < a.x0 or a.y1 < b.y0 or b.y1 < a.y0:
+        return 0.0
+    x0, y0 = min(a.x0, b.x0), min(a.y0, b.y0)
+    view = Box(x0, y0, max(a.x1, b.x1, x0 + _LEAST), max(a.y1, b.y1, y0 + _LEAST))
+    return iou(*(region_to_mask(region.within(view), COMPARED_AT) for region in regions))

@@ -13,6 +13,7 @@ from simpleseg_server.engines.scripted import Reply
 from simpleseg_server.errors import ApiError
 from simpleseg_server.image_store import ImageStore
 from simpleseg_server.images import DecodedImage, EngineSize, decode
+from simpleseg_server.pipeline import Segmenter
 
 from .asking import answer, post, refusal
 from .conftest import encoded
@@ -196,3 +197,23 @@ def test_the_decoded_pixels_are_kept(client: Any, engine: Any) -> None:
     kept = upload(client, buffer.getvalue())
     answer(client, image={"id": kept["id"]}, prompt="x")
     assert np.array_equal(engine.requests[0].image_hw3, np.asarray(picture))
+
+
+def test_a_bug_in_one_item_of_a_batch_is_its_own(
+    client: Any, image64: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = Segmenter.job
+
+    async def break_one(self: Segmenter, call: Any, *rest: Any) -> Any:
+        if call.items[0].text == "bug":
+            raise RuntimeError("secret 4711")
+        return await find(self, call, *rest)
+
+    monkeypatch.setattr(Segmenter, "job", break_one)
+    requests = [{"image": image64, "prompt": text} for text in ("cat", "bug", "dog")]
+    response = client.post("/v1/segment/batch", json={"requests": requests})
+    assert response.status_code == 200
+    items = response.json()["results"]
+    assert [item["status"] for item in items] == [200, 500, 200]
+    assert items[1]["error"]["code"] == "internal_error"
+    assert "4711" not in response.text

@@ -209,8 +209,7 @@ def test_the_open_api_document_describes_every_format(client: Any) -> None:
         assert f'"{output}"' in returned
         assert output in schemas["Result"]["properties"]
     assert "simplify" in schemas["SegmentRequest"]["properties"]
-    form = document["paths"]["/segment"]["post"]["requestBody"]["content"]["multipart/form-data"]
-    assert form["schema"]["properties"]["simplify"] == {"type": "number"}
+    assert schemas["SegmentForm"]["properties"]["simplify"]["type"] == "number"
     polygon = schemas["GeoJsonMultiPolygon"]["properties"]
     assert polygon["type"]["const"] == "MultiPolygon"
     assert schemas["CocoAnnotation"]["properties"]["segmentation"]["anyOf"]

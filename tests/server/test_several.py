@@ -157,3 +157,50 @@ def test_a_stream_tells_the_chosen_answer(make_client: Any) -> None:
 
 def test_points_are_normalised_to_the_whole() -> None:
     assert Box(0.5, 0.0, 1.0, 0.5).place(Point(0.0, 1.0)) == Point(0.5, 0.5)
+
+
+def test_a_second_look_is_told_where_the_places_lie_in_it(make_client: Any) -> None:
+    """A point and a box of the prompt mean the same place of the object in the crop."""
+    image64, _ = large_picture()
+    engine = Seeing()
+    with make_client(engine) as client:
+        prompt = {"text": "x", "box": [0.25, 0.25, 0.4, 0.4], "point": [0.3, 0.3]}
+        answer(client, image=image64, prompts=[prompt], refine=True)
+    first, second = (request.instruction for request in engine.requests)
+    assert "at [0.3, 0.3] in the box [0.25, 0.25, 0.4, 0.4]" in first
+    assert "at [0.3, 0.3]" not in second
+    assert "in the box [0.25, 0.25, 0.4, 0.4]" not in second
+
+
+SPECK, OTHER_SPECK = (
+    str([[[x, x], [x + 0.001, x], [x + 0.001, x + 0.001], [x, x + 0.001]]]) for x in (0.1, 0.9)
+)
+
+
+@pytest.mark.parametrize("second", [OTHER_SPECK, "[]."])
+def test_tiny_objects_are_told_apart(make_client: Any, second: str) -> None:
+    image64, _ = large_picture()
+    body = ask(make_client, InTurn(SPECK, second), image64, samples=2)
+    assert body["results"][0]["score"] == 0
+    body = ask(make_client, InTurn(SPECK, second), image64, refine=True)
+    assert body["results"][0]["status"] == "ok"
+    assert [w["code"] for w in body["warnings"]] == ["not_refined"]
+
+
+def test_the_same_speck_agrees(make_client: Any, image64: str) -> None:
+    (result,) = ask(make_client, InTurn(SPECK, SPECK), image64, samples=2)["results"]
+    assert result["score"] == 1
+
+
+def test_a_second_look_that_is_cut_does_not_replace_a_whole_answer(make_client: Any) -> None:
+    image64, _ = large_picture()
+
+    class Cut(Seeing):
+        def _pick(self, request: GenerationRequest) -> Reply:
+            seen = super()._pick(request)
+            is_second = len(self.requests) > 1
+            return Reply(seen.text, finish_reason="length") if is_second else seen
+
+    body = ask(make_client, Cut(), image64, refine=True)
+    assert body["results"][0]["status"] == "ok"
+    assert [w["code"] for w in body["warnings"]] == ["not_refined"]

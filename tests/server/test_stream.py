@@ -3,10 +3,11 @@
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -177,6 +178,13 @@ def test_silence_is_filled_with_comments(engine: Any, serve_on_socket: Any, imag
     assert "data: [DONE]" in lines
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+
+
 def test_a_client_that_leaves_frees_the_engine(
     engine: Any, serve_on_socket: Any, image64: str
 ) -> None:
@@ -187,11 +195,9 @@ def test_a_client_that_leaves_frees_the_engine(
             if line == "event: segmentation.points.delta":
                 break
         connection.close()
-        deadline = time.monotonic() + 5
-        while engine.running and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert engine.running == 0
+        wait_for(lambda: engine.running == 0)
         assert len(engine.cancelled) == 1
+        wait_for(lambda: "disconnects_total 1.0" in httpx2.get(f"{base_url}/metrics").text)
 
 
 @pytest.mark.parametrize("task", ["box", "point", "text"])

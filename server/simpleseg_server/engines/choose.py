@@ -110,7 +110,8 @@ def _remote_engine(
     options = remote_options(**upstreams)
     if checkpoint is not None:
         profile = Profile.load(checkpoint)
-        options = replace(options, name=profile.name, input_hw=profile.input_hw)
+        most = profile.max_pixels or options.max_pixels
+        options = replace(options, name=profile.name, input_hw=profile.input_hw, max_pixels=most)
     if max_batch is not None:
         options = replace(options, max_concurrency=max_batch)
     return RemoteEngine(options)

@@ -106,6 +106,9 @@ class UpstreamCare:
             await self._check(upstream)
         except EngineError:
             return False
+        except Exception:
+            logger.exception("checking %s failed", upstream.address.url)
+            return False
         return True
 
     async def _try(self, upstream: Upstream) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from simpleseg.retry import backoff_s
 
@@ -44,13 +44,21 @@ class Address:
         the message, since it may hold a password."""
         url, comma, weight = text.partition(",")
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
             raise ValueError("an upstream is an http(s) URL, with a weight after a comma if wanted")
         if parts.username is not None or parts.query or parts.fragment:
             raise ValueError("an upstream's URL has no password, query or fragment")
         if comma and not re.fullmatch(r"0*[1-9]\d{0,3}(\.\d+)?|0\.\d*[1-9]\d*", weight):
             raise ValueError("an upstream's weight is a number above 0")
         return cls(url.rstrip("/").removesuffix("/v1"), float(weight) if comma else 1.0)
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether its port, if it names one, can be one."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 class Breaker:

@@ -107,7 +107,7 @@ class VllmEngine:
         try:
             with stage("tokenizer"):
                 self._model = await asyncio.to_thread(_ServedModel, self._path, self._options)
-            self._backend = await asyncio.to_thread(self._start_backend, self._model.launch)
+            self._backend = await self._loaded(self._model.launch)
             with stage("image_processor"):
                 await self._backend.ready()
             with stage("warm_up"):
@@ -117,6 +117,15 @@ class VllmEngine:
             if isinstance(error, EngineError):
                 raise
             raise EngineError(f"cannot serve {self._path} with vLLM: {error}") from error
+
+    async def _loaded(self, launch: Launch) -> Backend:
+        loading = asyncio.ensure_future(asyncio.to_thread(self._start_backend, launch))
+        try:
+            return await asyncio.shield(loading)
+        except asyncio.CancelledError:
+            # Nothing stops a thread: what it still starts is there for ``close`` to stop.
+            self._backend = await loading
+            raise
 
     async def _warm_up(self) -> None:
         capabilities = self.capabilities

@@ -43,7 +43,8 @@ class VllmOptions:
     ``quantization`` are vLLM's own names; ``max_model_len`` bounds prompt and answer together, in
     tokens, and is lowered to what the model has positions for; ``max_num_seqs`` is how many answers
     are decoded together; ``max_pixels`` scales larger images down further than the checkpoint
-    would. ``adapters`` are served beside the model. ``draft`` False is plain decoding;
+    would. ``gpu_memory_utilization`` is the share of a GPU's memory that vLLM takes.
+    ``adapters`` are served beside the model. ``draft`` False is plain decoding;
     ``max_draft`` bounds the drafted tokens per step. ``trust_remote_code`` runs Python code that
     comes with the checkpoint.
     """
@@ -55,6 +56,7 @@ class VllmOptions:
     max_model_len: int = 16384
     max_num_seqs: int = 32
     max_pixels: int | None = None
+    gpu_memory_utilization: float = 0.9
     adapters: tuple[Adapter, ...] = ()
     draft: bool = True
     max_draft: int = 8

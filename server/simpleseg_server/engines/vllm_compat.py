@@ -13,6 +13,7 @@ Written for 0.26 to 0.33. Whatever moves between its versions is looked for here
 
 import json
 import logging
+import secrets
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from importlib import import_module
@@ -60,6 +61,9 @@ class VllmBackend:
         self._is_owner = is_owner
         self._is_shut_down = False
         self._max_model_len = launch.max_model_len
+        # Clients of vLLM's own routes may name an image, and vLLM believes them: no name that they
+        # can know may be one of ours.
+        self._secret = secrets.token_hex(16)
         self._drafts = client.vllm_config.speculative_config is not None
         self._loras = {
             adapter.name: LoRARequest(adapter.name, number, adapter.path)
@@ -141,7 +145,7 @@ class VllmBackend:
         prompt = {
             "prompt_token_ids": list(generation.prompt_ids),
             "multi_modal_data": {"image": [generation.image]},
-            "multi_modal_uuids": {"image": [generation.image_key]},
+            "multi_modal_uuids": {"image": [f"{self._secret}-{generation.image_key}"]},
         }
         [rendered] = await self._engine.renderer.render_cmpl_async([prompt])
         return rendered
@@ -196,6 +200,7 @@ def engine_args(launch: Launch, **more: Any) -> Any:
         "tensor_parallel_size": options.tensor_parallel_size,
         "max_model_len": launch.max_model_len,
         "max_num_seqs": options.max_num_seqs,
+        "gpu_memory_utilization": options.gpu_memory_utilization,
         "trust_remote_code": options.trust_remote_code,
         "limit_mm_per_prompt": {"image": image, "video": 0},
         "structured_outputs_config": {"backend": "xgrammar"},

@@ -1,12 +1,16 @@
 """The environment variables that vLLM reads on import, set where the user has not set them."""
 
 import os
+from collections.abc import Mapping
 
 import torch
 
 _EVERYWHERE = {
     "VLLM_NO_USAGE_STATS": "1",  # else it reports usage to its makers
     "VLLM_LOGGING_LEVEL": "WARNING",
+    # The server has threads, and asks for a GPU before vLLM does: no forked child could use either.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
 _ON_A_CPU = {
     # No worker process beside the engine's own: half the imports, a third of the start.
@@ -19,6 +23,11 @@ _ON_A_CPU = {
 
 def prepare() -> None:
     """Call it before vLLM is imported. Child processes inherit it."""
-    values = _EVERYWHERE | ({} if torch.cuda.is_available() else _ON_A_CPU)
+    _set(_EVERYWHERE)
+    if not torch.cuda.is_available():
+        _set(_ON_A_CPU)
+
+
+def _set(values: Mapping[str, str]) -> None:
     for name, value in values.items():
         os.environ.setdefault(name, value)

@@ -9,7 +9,8 @@ from starlette.responses import Response
 from simpleseg.schema import BatchItem, BatchResponse, ErrorResponse
 from simpleseg_server.body import read_json_body
 from simpleseg_server.calls import call_of, fields_of_batch
-from simpleseg_server.errors import ApiError, error_body
+from simpleseg_server.errors import ApiError, ClientGone, error_body, internal_error
+from simpleseg_server.middleware import log_bug
 from simpleseg_server.routes.segment import read_request_body, unless_disconnected
 from simpleseg_server.services import owner_of, services_of
 from simpleseg_server.telemetry import StageTimes
@@ -79,9 +80,16 @@ async def _item(
             raise ApiError(422, "stream_not_applicable", message, param="stream")
         job = await segmenter.job(call, request_id, times, owner_of(request), turns)
         response = await segmenter.run(job)
+    except ClientGone:
+        raise
     except ApiError as error:
         services.metrics.rejections.labels(error.code).inc()
         failure = error_body(error, request_id).error
         return BatchItem(index=index, status=error.status, error=failure)
+    except Exception as error:
+        log_bug(error, request_id)  # this item's, and no reason to fail its neighbours
+        return BatchItem(
+            index=index, status=500, error=error_body(internal_error(), request_id).error
+        )
     services.metrics.observe_response(response)
     return BatchItem(index=index, status=200, response=response)

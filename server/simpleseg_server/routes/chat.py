@@ -1,5 +1,6 @@
 """``POST /v1/chat/completions``, for clients of OpenAI's chat."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -11,8 +12,13 @@ from simpleseg.chat_answer_schema import ChatChunk, ChatCompletion
 from simpleseg.schema import ErrorResponse
 from simpleseg_server.chat_answers import Chat
 from simpleseg_server.chat_calls import ChatCall, read_chat
-from simpleseg_server.errors import ApiError, error_body
-from simpleseg_server.routes.segment import read_request_body, unless_disconnected
+from simpleseg_server.errors import ApiError
+from simpleseg_server.routes.segment import (
+    broken,
+    left,
+    read_request_body,
+    unless_disconnected,
+)
 from simpleseg_server.services import services_of
 from simpleseg_server.sse import DONE, EventStream, encode, event_stream
 
@@ -103,7 +109,9 @@ async def _encoded(
         async for chunk in rest:
             yield encode(chunk)
     except ApiError as error:
-        services_of(request).metrics.rejections.labels(error.code).inc()
         # Without an event name, as OpenAI's clients look for it.
-        yield encode(error_body(error, request.state.request_id))
+        yield encode(broken(request, error))
+    except (GeneratorExit, asyncio.CancelledError):
+        left(request)
+        raise
     yield DONE

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from simpleseg.schema import ErrorResponse, SegmentResponse, StreamEvent
 from simpleseg_server.errors import ApiError, ClientGone, error_body
+from simpleseg_server.middleware import CLIENT_CLOSED
 from simpleseg_server.pipeline import Job
 from simpleseg_server.services import owner_of, services_of
 from simpleseg_server.sse import DONE, EventStream, encode, event_stream
@@ -102,9 +103,24 @@ async def _chunks(
                 metrics.observe_response(event.response)
             yield encode(event, event.type)
     except ApiError as error:
-        metrics.rejections.labels(error.code).inc()
-        yield encode(error_body(error, request.state.request_id), "error")
+        yield encode(broken(request, error), "error")
+    except (GeneratorExit, asyncio.CancelledError):
+        left(request)
+        raise
     yield DONE
+
+
+def broken(request: Request, error: ApiError) -> ErrorResponse:
+    """The last event of a stream that fails on its way, for metrics and the log too."""
+    services_of(request).metrics.rejections.labels(error.code).inc()
+    request.state.ended = error.status
+    return error_body(error, request.state.request_id)
+
+
+def left(request: Request) -> None:
+    """Count a stream that its client did not hear to the end."""
+    services_of(request).metrics.disconnects.inc()
+    request.state.ended = CLIENT_CLOSED
 
 
 async def read_request_body(request: Request, timeout_s: float) -> bytes:

@@ -36,14 +36,14 @@ async def tokenize(request: Request) -> Tokens:
         content_type = request.headers.get("content-type", "")
         asked = await segmenter.work(_read, body, content_type, services.settings)
         capabilities = engine.capabilities
-        if asked.model not in (None, capabilities.model):
+        if asked.model not in (None, *capabilities.models):
             raise model_not_found("model")
         if not isinstance(engine, TokenizingEngine):
             raise ApiError(422, "tokenizer_unavailable", "the engine has no tokenizer of its own")
         tokens = await segmenter.work(engine.tokenize, asked.prompt)
     return Tokens(
         object="tokens",
-        model=capabilities.model,
+        model=asked.model or capabilities.model,
         count=len(tokens),
         tokens=tokens,
         max_tokens=min(services.settings.max_tokens, capabilities.max_tokens),

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import math
+import os
 import re
+import threading
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -19,7 +21,7 @@ from simpleseg_polygon.codec import parse_region
 from simpleseg_polygon.drafts import Drafter
 from simpleseg_polygon.grammar import Budget, ebnf, max_tokens_for, regex
 from simpleseg_polygon.prompts import TARGETS, Target
-from simpleseg_server.engines import choose
+from simpleseg_server.engines import choose, vllm_environment
 from simpleseg_server.engines.base import (
     DraftCount,
     EngineDeadError,
@@ -360,6 +362,89 @@ def test_a_backend_that_does_not_start_is_an_engine_error(qwen3_checkpoint: Path
         asyncio.run(engine.start())
     with pytest.raises(EngineDeadError):
         engine.check_health()
+
+
+def test_a_start_that_is_given_up_leaves_no_vllm(
+    qwen3_checkpoint: Path, tokenizer: Tokenizer
+) -> None:
+    """Nothing stops the thread that loads; what it has started is stopped after it."""
+    begun, may_end = threading.Event(), threading.Event()
+    made: list[FakeBackend] = []
+
+    def start(launch: Launch) -> FakeBackend:
+        begun.set()
+        assert may_end.wait(30)
+        made.append(FakeBackend(tokenizer, launch))
+        return made[-1]
+
+    async def give_up() -> None:
+        engine = VllmEngine(qwen3_checkpoint, VllmOptions(), start_backend=start)
+        starting = asyncio.ensure_future(engine.start())
+        await asyncio.to_thread(begun.wait, 30)
+        starting.cancel()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await engine.close()
+
+    asyncio.run(give_up())
+    assert [backend.is_shut_down for backend in made] == [True]
+
+
+def test_vllm_forks_no_server_and_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for a GPU first: the variables stand before anybody does."""
+    names = ("VLLM_WORKER_MULTIPROC_METHOD", "PYTORCH_NVML_BASED_CUDA_CHECK")
+    for name in (*names, *vllm_environment._EVERYWHERE, *vllm_environment._ON_A_CPU):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    seen: list[list[str | None]] = []
+
+    def is_available() -> bool:
+        seen.append([os.environ.get(name) for name in names])
+        return True
+
+    monkeypatch.setattr("torch.cuda.is_available", is_available)
+    vllm_environment.prepare()
+    assert seen == [["spawn", "1"]]
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in os.environ
+
+
+@pytest.mark.vllm
+def test_every_option_reaches_vllm(tmp_path: Path) -> None:
+    from simpleseg_server.engines import vllm_compat
+
+    (tmp_path / "adapter_config.json").write_text('{"r": 20}')
+    options = VllmOptions(
+        dtype="float16",
+        quantization="fp8",
+        tensor_parallel_size=2,
+        max_num_seqs=5,
+        gpu_memory_utilization=0.5,
+        adapters=(Adapter("birds", str(tmp_path)), Adapter("cars", str(tmp_path))),
+        trust_remote_code=True,
+        draft=False,
+    )
+    launch = Launch("model", options, 1000, (64, 96), {"min_pixels": 16, "max_pixels": 4096})
+    arguments = vllm_compat.engine_args(launch)
+    expected = {
+        "model": "model",
+        "dtype": "float16",
+        "quantization": "fp8",
+        "tensor_parallel_size": 2,
+        "max_model_len": 1000,
+        "max_num_seqs": 5,
+        "gpu_memory_utilization": 0.5,
+        "limit_mm_per_prompt": {"image": {"count": 1, "height": 64, "width": 96}, "video": 0},
+        "mm_processor_kwargs": {"min_pixels": 16, "max_pixels": 4096},
+        "enable_lora": True,
+        "max_lora_rank": 32,
+        "trust_remote_code": True,
+        "speculative_config": None,
+    }
+    assert {name: getattr(arguments, name) for name in expected} == expected
+    assert arguments.max_loras >= 2
+    drafting = vllm_compat.engine_args(replace(launch, options=replace(options, draft=True)))
+    assert drafting.speculative_config["num_speculative_tokens"] == options.max_draft
 
 
 def test_capabilities(

@@ -42,6 +42,7 @@ def test_addresses(text: str, url: str, weight: float) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "gpu:8000", "ftp://a", "http://", "http://a,", "http://a,0", "http://a,-1", "http://a,nan"]
+    + ["http://a:99999", "http://a:0", "http://a:port"]
     + ["http://a,1e9", "http://a,1,2", "http://user:secret@a", "http://a?key=secret"],
 )
 def test_what_is_no_address_is_refused_without_repeating_it(text: str) -> None:

@@ -203,10 +203,30 @@ def test_a_deadline_ends_the_work_in_vllm(own: Server) -> None:
     assert again["polygons"] == whole.json()["results"][0]["polygons"]
 
 
+def test_a_client_that_hangs_up_frees_vllm(own: Server) -> None:
+    body = {"image": PICTURES[0], "prompt": "cat", "stream": True} | LONG
+    whole_s = own.segment(**LONG).json()["timings_ms"]["total"] / 1e3
+    with own.http.stream("POST", "/segment", json=body) as response:
+        assert response.status_code == 200
+        _wait_until(lambda: own.samples()["vllm:num_requests_running"] > 0)
+    began = time.monotonic()
+    _wait_until(lambda: own.samples()["vllm:num_requests_running"] == 0)
+    assert time.monotonic() - began < max(whole_s, 1) / 2
+
+
 def test_errors_come_before_a_stream_begins(own: Server) -> None:
-    response = own.segment(stream=True, max_tokens=10)
-    assert response.status_code >= 400
-    assert response.json()["error"]["code"]
+    """The prompt and the answer together are too long, which only the engine can tell."""
+    question = "xq" * 2000
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURES[0]}"}}
+    content = [part, {"type": "text", "text": question}]
+    chat = {"messages": [{"role": "user", "content": content}], "max_tokens": 8000}
+    for stream in (False, True):
+        for response in (
+            own.segment(prompt=question, max_tokens=8000, stream=stream),
+            own.http.post("/v1/chat/completions", json=chat | {"stream": stream}),
+        ):
+            assert response.status_code == 422, response.text
+            assert response.json()["error"]["code"] == "context_length_exceeded"
 
 
 # The last one on this server, since it kills the engine.
@@ -218,7 +238,8 @@ def test_a_dead_engine_is_told(own: Server) -> None:
         _wait_until(lambda: own.samples()["vllm:num_requests_running"] > 0)
         os.kill(core, signal.SIGKILL)
         in_flight = running.result(ANSWER_S)
-    for response in (in_flight, own.segment(), own.http.get("/readyz"), own.http.get("/livez")):
+    probes = [own.http.get(path) for path in ("/readyz", "/livez")]
+    for response in (in_flight, own.segment(), own.segment(stream=True), *probes):
         assert response.status_code == 503, response.text
         assert response.json()["error"]["code"] == "engine_unavailable"
         assert response.headers["retry-after"]
