@@ -21,6 +21,8 @@ from simpleseg_server.engines.base import Capabilities, GenerationRequest
 from simpleseg_server.engines.scripted import Reply, ScriptedEngine
 from simpleseg_server.fetch import Network
 
+from .processes import demo_server
+
 TRIANGLE = "[[[0.1, 0.2], [0.5, 0.2], [0.5, 0.9]]]."
 
 
@@ -85,6 +87,13 @@ def _client(
 ) -> Iterator[TestClient]:
     with TestClient(create_app(Settings(**settings), engine, network=network)) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real server with the shipped model, in a process of its own."""
+    with demo_server(tmp_path_factory.mktemp("demo") / "log") as (_, (url,)):
+        yield url
 
 
 MakeClient = Callable[..., Any]
