@@ -21,16 +21,6 @@ def draw(recorded: Recorded, path: Path) -> None:
     middle.set_title("what the model writes", fontsize=11, color=INK, y=0.945)
     right.set_title("what the server answers", fontsize=11, color=INK)
     left.imshow(recorded.image)
-    left.set_title(f"“{recorded.phrase}”", fontsize=11, color=INK)
-    middle.set_title("what the model writes", fontsize=11, color=INK, y=0.945)
-    right.set_title("what the server answers", fontsize=11, color=INK)
-    left.imshow(recorded.image)
-    for x, title in (
-        (0.2, f"“{recorded.phrase}”"),
-        (0.51, "what the model writes"),
-        (0.82, "what the server answers"),
-    ):
-        figure.text(x, 0.94, title, fontsize=11, ha="center", color=INK)
     lines = "\n".join(textwrap.wrap(recorded.text, _LINE))
     middle.text(0.5, 0.5, lines, family=MONO, fontsize=8.5, ha="center", va="center", color=INK)
     for x in (0.0, 1.0):

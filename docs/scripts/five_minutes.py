@@ -1,13 +1,14 @@
-"""Go the way of a new user, from ``git clone`` to a mask in a script of their own, and write it down.
+"""Go a new user's way from ``git clone`` to a mask in a script of their own, and write it down.
 
     python docs/scripts/five_minutes.py [REPOSITORY]
 
-Clones REPOSITORY (this checkout, as far as it is committed) into an empty folder, installs it into a
-new environment, and runs what ``docs/five-minutes.md`` then shows: every command with its output and
-its time. Nothing is shortened but pip's output and long lines. The picture goes to
+Clones REPOSITORY (this checkout, as far as it is committed) into an empty folder, installs it into
+a new environment, and runs what ``docs/five-minutes.md`` then shows: every command with its output
+and its time. Nothing is shortened but pip's output and long lines. The picture goes to
 ``docs/figures/five-minutes.png``.
 """
 
+import json
 import os
 import re
 import shutil
@@ -44,7 +45,7 @@ COMMANDS = (
     "until curl -sf http://127.0.0.1:8000/readyz; do sleep 1; done",
     f"cat > mine.py <<'END'\n{SCRIPT}END",
     "python mine.py",
-    "kill %1 && wait",
+    "kill %1; wait %1 || true",
 )
 MARK = "@@@"
 
@@ -80,13 +81,12 @@ def go(repository: str, folder: Path) -> list[Step]:
     for command in commands:
         lines += [f'echo "{MARK} $EPOCHREALTIME"', command]
     lines.append(f'echo "{MARK} $EPOCHREALTIME"')
-    script = "\n".join(lines).replace("kill %1 && wait", "kill %1 && wait || true")
+    script = "\n".join(lines)
     environ = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     run = subprocess.run(
-        # Jobs as a terminal has them.
-        ["bash", "-m", "-c", script],
+        ["bash", "-m", "-c", script],  # -m: jobs, as a terminal has them
         cwd=folder,
-        env=environ | {"REPOSITORY": repository, "SIMPLESEG_PORT": str(port)},
+        env=environ | {"REPOSITORY": repository},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -152,8 +152,6 @@ def machine() -> str:
         text=True,
         check=True,
     )
-    import json
-
     told = json.loads(run.stdout)
     return (
         f"{told['cores']} cores of an {told['cpu']} without a GPU, Python {told['python']}; load "
@@ -164,11 +162,13 @@ def machine() -> str:
 TEMPLATE = """\
 # From git clone to a mask
 
-Made by `python docs/scripts/five_minutes.py`, which clones the repository into an empty folder, runs
-these commands one after the other, and writes down what they print. Only pip's output and very long
-lines are shortened. `$REPOSITORY` is wherever you have the repository from.
+Made by `python docs/scripts/five_minutes.py`, which clones the repository into an empty folder,
+runs these commands one after the other, and writes down what they print. Only pip's output and very
+long lines are shortened. `$REPOSITORY` is wherever you have the repository from, here a folder of
+the same machine.
 
-It took {total:.0f} seconds on {machine}.
+It took {total:.0f} seconds on {machine}. pip took a build of torch without CUDA; the default one on
+Linux is gigabytes larger.
 
 ```text
 {shown}
