@@ -77,10 +77,11 @@ def go(repository: str, folder: Path) -> list[Step]:
         commands = [
             c.replace("simpleseg serve", f"simpleseg serve --port {port}") for c in commands
         ]
+    mark = f'echo; echo "{MARK} $EPOCHREALTIME"'  # curl ends no line
     lines = ["set -e -o pipefail"]
     for command in commands:
-        lines += [f'echo "{MARK} $EPOCHREALTIME"', command]
-    lines.append(f'echo "{MARK} $EPOCHREALTIME"')
+        lines += [mark, command]
+    lines.append(mark)
     script = "\n".join(lines)
     environ = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     run = subprocess.run(
