@@ -32,7 +32,7 @@ with SimpleSeg(timeout=300) as client:
 answered = [outcome for outcome in outcomes if outcome.error is None]
 for outcome in outcomes:
     if outcome.error is not None:
-        print(f"{outcome.image}: {outcome.error}")
+        print(f"{files[outcome.index].name}: {outcome.error}")
 
 # %% [markdown]
 # `empty` is an answer too: the model says that the object is not there. The shipped model hardly
@@ -45,7 +45,7 @@ annotations = [
     for category, result in zip(CATEGORIES, outcome.results, strict=True)
     if result.status == "ok"
 ]
-names = [Path(str(outcome.image)).name for outcome in answered]
+names = [files[outcome.index].name for outcome in answered]
 sizes = [outcome.results[0].size_hw for outcome in answered]
 OUTPUT.write_text(json.dumps(coco_dataset(names, sizes, annotations, CATEGORIES)))
 print(f"{len(annotations)} annotations of {len(names)} images in {OUTPUT}")

@@ -13,8 +13,8 @@ import draw_automaton
 import draw_drafts
 import draw_idea
 import draw_steps
-import matplotlib as mpl
 import recording
+from matplotlib import style as plotting
 from style import RC
 
 FOLDER = Path(__file__).parents[1] / "figures"
@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parents[1] / "figures"
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    mpl.rcParams.update(RC)
+    plotting.use(RC)
     draw_automaton.draw(folder / "region-grammar.svg")
     draw_steps.draw(folder / "steps-per-token.svg")
     recorded = asyncio.run(recording.record(recording.IMAGE, recording.PHRASE))

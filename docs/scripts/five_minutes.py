@@ -137,11 +137,13 @@ def page(steps: list[Step]) -> str:
     shown = "\n".join(
         f"$ {step.command}\n" + (f"{step.output}\n" if step.output else "") for step in steps
     )
-    rows = "\n".join(
-        f"| `{step.command.splitlines()[0].replace('|', chr(124))}` | {step.seconds:.1f} |"
-        for step in steps
-    )
+    rows = "\n".join(f"| {_in_table(step.command)} | {step.seconds:.1f} |" for step in steps)
     return TEMPLATE.format(total=total, machine=machine(), shown=shown.rstrip(), rows=rows)
+
+
+def _in_table(command: str) -> str:
+    first = command.splitlines()[0].replace("|", "\\|")
+    return f"`{first}`"
 
 
 def machine() -> str:
@@ -168,8 +170,8 @@ runs these commands one after the other, and writes down what they print. Only p
 long lines are shortened. `$REPOSITORY` is wherever you have the repository from, here a folder of
 the same machine.
 
-It took {total:.0f} seconds on {machine}. pip took a build of torch without CUDA; the default one on
-Linux is gigabytes larger.
+It took {total:.0f} seconds on {machine}.
+pip took a build of torch without CUDA; the default one on Linux is gigabytes larger.
 
 ```text
 {shown}

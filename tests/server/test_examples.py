@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from pycocotools.coco import COCO
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if path.read_text().startswith("# %%"))
 
