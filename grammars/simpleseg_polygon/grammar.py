@@ -12,6 +12,7 @@ tokens, the table counts the tokens really used, the others the worst case.
 """
 
 import hashlib
+from functools import cache
 from importlib.resources import files
 
 from simpleseg_polygon.automaton import Budget, automaton, item_bounds, least_max_tokens
@@ -57,6 +58,7 @@ def max_tokens_for(target: Target, items: int, *, max_parts: int | None = None) 
     return per_item * items + rest
 
 
+@cache
 def fingerprint() -> str:
     """Twelve hexadecimal digits that change when a grammar does.
 

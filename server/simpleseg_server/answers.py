@@ -122,6 +122,15 @@ def read_box(values: Sequence[float], frame: Frame, param: str) -> tuple[Box, li
     return box, notes
 
 
+def read_region(polygons: Sequence[Sequence[Sequence[float]]], frame: Frame, param: str) -> Region:
+    """A client's polygons. Raises ApiError 422 point_outside_image."""
+    rings = (
+        tuple(read_point(xy, frame, f"{param}[{part}][{index}]") for index, xy in enumerate(ring))
+        for part, ring in enumerate(polygons)
+    )
+    return Region(tuple(rings))
+
+
 def to_result(
     index: int,
     item: PromptItem,

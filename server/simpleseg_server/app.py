@@ -4,18 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import Response
+from starlette.routing import Match
 
 from simpleseg import __version__
-from simpleseg.chat_schema import ChatRequest
-from simpleseg.schema import BatchRequest, RequestModel, SegmentRequest, UploadRequest
-from simpleseg_server.auth import PROBES, KeyGuard, document_keys
+from simpleseg_server.auth import PROBES, KeyGuard
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import Engine
 from simpleseg_server.errors import ApiError, ClientGone, from_http_exception, render
@@ -24,15 +23,12 @@ from simpleseg_server.images import install_bomb_guard
 from simpleseg_server.keeper import EngineKeeper
 from simpleseg_server.keys import KeyRing
 from simpleseg_server.middleware import CLIENT_CLOSED, BodyLimit, RequestContext
-from simpleseg_server.routes import batch, chat, images, operations, segment
+from simpleseg_server.openapi import describe
+from simpleseg_server.routes import batch, chat, images, operations, segment, tokenize
+from simpleseg_server.routes.playground import open_paths, playground_router
 from simpleseg_server.services import Services
 from simpleseg_server.telemetry import Metrics
 from simpleseg_server.tracing import Tracer, Tracing
-
-_REFUSAL = {
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
-}
-"""Of an OpenAPI document: the body of every error."""
 
 
 def _stay() -> None:
@@ -86,9 +82,12 @@ def create_app(
     app.include_router(batch.router)
     app.include_router(images.router)
     app.include_router(chat.router)
+    app.include_router(tokenize.router)
     app.include_router(operations.router)
     app.include_router(operations.models_router)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    if settings.playground:
+        app.include_router(playground_router(settings))
+    app.openapi = cache(lambda: describe(app, settings))  # type: ignore[method-assign]
     return app
 
 
@@ -102,7 +101,7 @@ def surroundings(
         Middleware(
             KeyGuard,
             ring=KeyRing(settings),
-            open_paths=settings.open_paths,
+            open_paths={*settings.open_paths, *open_paths(settings)},
             metrics=metrics,
             retry_after_s=settings.retry_after_s,
         ),
@@ -115,10 +114,27 @@ async def _on_error(request: Request, error: Exception) -> Response:
     headers = None
     if isinstance(error, HTTPException):
         headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_methods_here(request))
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers=headers)
         error = from_http_exception(error)
     assert isinstance(error, ApiError)
     request.app.state.services.metrics.rejections.labels(error.code).inc()
     return render(error, request.state.request_id, headers)
+
+
+def _methods_here(request: Request) -> list[str]:
+    """What all routes of a path answer, where the framework names those of the first one."""
+
+    def is_answered(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    methods = [
+        method for method in ("GET", "POST", "PUT", "PATCH", "DELETE") if is_answered(method)
+    ]
+    return [*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"]
 
 
 async def _on_client_gone(request: Request, _: Exception) -> Response:
@@ -147,21 +163,3 @@ def create_ops_app(services: Services) -> FastAPI:
     app.state.services = services
     app.include_router(operations.router)
     return app
-
-
-def add_request_schemas(document: dict[str, Any], *models: type[RequestModel]) -> dict[str, Any]:
-    """The OpenAPI document with the request schemas that the framework does not see: the routes
-    read their bodies themselves."""
-    for model in models:
-        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        document["components"]["schemas"] |= schema.pop("$defs") | {model.__name__: schema}
-    return document
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        add_request_schemas(document, SegmentRequest, ChatRequest, UploadRequest, BatchRequest)
-        document_keys(document, _REFUSAL)
-        app.openapi_schema = document
-    return app.openapi_schema

@@ -4,12 +4,13 @@ Plain ASGI, outside the body limit and the routes: a client without a key costs 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from simpleseg_server.config import Settings
 from simpleseg_server.errors import ApiError
 from simpleseg_server.keys import Key, KeyRing
 from simpleseg_server.middleware import refuse
@@ -98,18 +99,21 @@ def presented_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     return None if match is None else match[1].decode("ascii")
 
 
-def document_keys(document: dict[str, Any], refusal: Mapping[str, Any]) -> None:
-    """Add to an OpenAPI document how keys are given, and that every route but the probes may answer
-    401, and 429 if it is counted; ``refusal`` describes the body of these answers."""
+def document_keys(document: dict[str, Any], settings: Settings) -> None:
+    """Add to an OpenAPI document how keys are given and where they are needed; a route that needs
+    one may answer 401, and 429 if it is counted."""
+    schema = {"$ref": "#/components/schemas/ErrorResponse"}
+    refusal = {"content": {"application/json": {"schema": schema}}}
+    needed: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
     document["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
     for path, operations in document["paths"].items():
-        if path in PROBES:
+        if path in PROBES | frozenset(settings.open_paths):
             continue
         for method, operation in operations.items():
-            operation["security"] = [{}, {"bearer": []}, {"header": []}]
+            operation["security"] = needed if settings.has_keys else [{}, *needed]
             responses = operation["responses"]
             responses["401"] = {"description": "No valid API key", **refusal}
             if method.upper() not in _UNCOUNTED_METHODS:

@@ -97,11 +97,18 @@ def read_json(data: bytes) -> Any:
     Raises ApiError 400 json_invalid or json_duplicate_key.
     """
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+        text = data.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_unique, parse_float=_number)
     except (ValueError, RecursionError):
         raise _invalid_json("the body is not valid JSON in UTF-8") from None
     _check_tree(value)
     return value
+
+
+def _number(literal: str) -> float:
+    """In JSON 1.0 is the integer 1, as clients write it whose language has one kind of number."""
+    number = float(literal)
+    return int(number) if number.is_integer() and abs(number) < 2**63 else number
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,14 @@ from simpleseg.schema import (
 )
 from simpleseg_polygon.codec import ParseWarning
 from simpleseg_polygon.prompts import phrase
-from simpleseg_server.answers import Frame, clean_text, read_box, read_point, result_warnings
+from simpleseg_server.answers import (
+    Frame,
+    clean_text,
+    read_box,
+    read_point,
+    read_region,
+    result_warnings,
+)
 from simpleseg_server.body import FilePart, read_body
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import ClientGrammar, Turn
@@ -132,7 +139,13 @@ class ImageSource:
 
 
 def _checked_item(item: PromptItem, param: str, settings: Settings) -> PromptItem:
-    """The prompt with its text cleaned. Raises ApiError 422 prompt_empty or prompt_too_long."""
+    """The prompt with its text cleaned.
+
+    Raises ApiError 422 prompt_empty, prompt_too_long or too_many_points.
+    """
+    if sum(map(len, item.polygons or ())) > settings.max_points:
+        message = f"the polygons of a prompt may have at most {settings.max_points} points"
+        raise ApiError(422, "too_many_points", message, param=f"{param}.polygons")
     if item.text is None:
         return item
     if len(item.text.encode()) > settings.max_prompt_bytes:
@@ -201,6 +214,9 @@ def phrases_of(call: Call, frame: Frame) -> tuple[list[str], list[ResultWarning]
         box = None
         if item.box is not None:
             box, notes = read_box(item.box, frame, f"{param}.box")
-        phrases.append(phrase(text=item.text, point=point, box=box))
+        region = None
+        if item.polygons is not None:
+            region = read_region(item.polygons, frame, f"{param}.polygons")
+        phrases.append(phrase(text=item.text, point=point, box=box, region=region))
         warnings += result_warnings(notes, index)
     return phrases, warnings

@@ -22,6 +22,7 @@ from simpleseg.chat_schema import ChatRequest
 from simpleseg.schema import FinishReason, Result, SegmentResponse
 from simpleseg_server.answers import Answer
 from simpleseg_server.engines import base
+from simpleseg_server.fingerprint import system_fingerprint
 from simpleseg_server.pipeline import Job, Outcome, Segmenter
 from simpleseg_server.progress import Progress
 from simpleseg_server.telling import told_by
@@ -64,6 +65,7 @@ class Chat:
             object="chat.completion",
             created=self.job.created,
             model=self.segmenter.model_of(self.job),
+            system_fingerprint=system_fingerprint(self.segmenter.engine.capabilities),
             choices=[
                 self._choice(index, answer, outcome.result)
                 for index, (answer, outcome) in enumerate(zip(answers, outcomes, strict=True))
@@ -108,6 +110,7 @@ class Chat:
             object="chat.completion.chunk",
             created=self.job.created,
             model=self.segmenter.model_of(self.job),
+            system_fingerprint=system_fingerprint(self.segmenter.engine.capabilities),
             choices=choices,
         )
         return chunk.model_copy(update={"usage": usage}) if self.wants_usage else chunk

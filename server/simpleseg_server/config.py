@@ -96,6 +96,9 @@ class Settings(BaseModel):
     a free port. Without it these routes are on the main listener alone."""
     shutdown_timeout_s: Seconds = 30.0
     """Time that requests under way get to finish when the server is stopped."""
+    playground: bool = True
+    """Serve a page at / on which people can try the model. It opens without an API key; what it
+    asks for needs one."""
 
     engine: EngineKind = "auto"
     """What runs the model; auto is vLLM where it is installed and a GPU is there, else embedded.

@@ -30,7 +30,8 @@ class RequestContext:
     """Names every request, answers 500 for what nobody caught, and writes the log line.
 
     The id is the client's ``X-Request-Id`` if that is 1 to 64 characters of ``[A-Za-z0-9._-]``,
-    else a new one; it is in ``scope["state"]["request_id"]`` and on every response.
+    else a new one; it is in ``scope["state"]["request_id"]`` and on every response. ``HEAD`` is
+    answered as ``GET`` is.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -41,6 +42,9 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        method = scope["method"]
+        if method == "HEAD":  # answered as GET, without the body
+            scope = {**scope, "method": "GET"}
         request_id = request_id_from(Headers(scope=scope).get("x-request-id"))
         state = scope.setdefault("state", {})
         state |= {"request_id": request_id, "times": StageTimes()}
@@ -53,6 +57,8 @@ class RequestContext:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
                 headers["Server-Timing"] = server_timing(_timings_ms(state["times"]))
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         began = time.perf_counter()
@@ -64,11 +70,10 @@ class RequestContext:
                 raise
             await render(internal_error(), request_id)(scope, receive, send_named)
         finally:
-            self._record(scope, status, time.perf_counter() - began)
+            self._record(scope, method, status, time.perf_counter() - began)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
-        method = scope["method"] if scope["method"] in _METHODS else "other"
         state = scope["state"]
         stages_ms = state["times"].to_dict()
         self.metrics.observe_request(route, status, seconds, stages_ms)
@@ -78,7 +83,7 @@ class RequestContext:
                 "request_id": state["request_id"],
                 "trace_id": state.get("trace_id"),
                 "key_name": state.get("key_name"),
-                "method": method,
+                "method": method if method in _METHODS else "other",
                 "route": route,
                 "status": status,
                 "outcome": outcome_of(status),

@@ -15,7 +15,7 @@ from simpleseg_server.config import MIB, Settings
 from simpleseg_server.sources import ENV_PREFIX, option_name
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Listeners": ("host", "port", "ops_host", "ops_port", "shutdown_timeout_s"),
+    "Listeners": ("host", "port", "ops_host", "ops_port", "shutdown_timeout_s", "playground"),
     "Access": (
         "api_keys",
         "api_keys_file",

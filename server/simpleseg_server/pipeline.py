@@ -42,6 +42,7 @@ from simpleseg_server.errors import (
     queue_timeout,
 )
 from simpleseg_server.fetch import Fetcher
+from simpleseg_server.fingerprint import system_fingerprint
 from simpleseg_server.image_store import ImageStore, StoredImage
 from simpleseg_server.images import DecodedImage, EngineSize, decode, is_mismatch
 from simpleseg_server.limits import check_limits
@@ -231,6 +232,7 @@ class Segmenter:
             id=job.id,
             created=job.created,
             model=self.model_of(job),
+            system_fingerprint=system_fingerprint(self.engine.capabilities),
             image=job.image_info,
             results=[outcome.result for outcome in outcomes],
             usage=usage_of(answer for outcome in outcomes for answer in outcome.answers.given),

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing
+from typing import Any
 
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
@@ -24,6 +25,17 @@ def encode(data: BaseModel, event: str | None = None) -> bytes:
     """
     name = "" if event is None else f"event: {event}\n"
     return f"{name}data: {data.model_dump_json(exclude_unset=True)}\n\n".encode()
+
+
+def event_stream(*names: str, model: str) -> dict[str, Any]:
+    """Of an OpenAPI document: events with these names, or without one, and data of a model. The end
+    mark has no name."""
+    schema = {"$ref": f"#/components/schemas/{model}"}
+    as_json = {"contentMediaType": "application/json", "contentSchema": schema}
+    data = {"type": "string", "anyOf": [{"const": "[DONE]"}, as_json]}
+    event = {"event": {"type": "string", "enum": [*names, "message"]}} if names else {}
+    item = {"type": "object", "required": ["data"], "properties": {**event, "data": data}}
+    return {"text/event-stream": {"itemSchema": item}}
 
 
 class EventStream(StreamingResponse):

@@ -25,10 +25,11 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
 from simpleseg.schema import SegmentRequest
-from simpleseg_server.app import ERROR_HANDLERS, add_request_schemas, surroundings
+from simpleseg_server.app import ERROR_HANDLERS, surroundings
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import Engine
 from simpleseg_server.keeper import EngineKeeper
+from simpleseg_server.openapi import add_schemas
 from simpleseg_server.routes import segment
 from simpleseg_server.services import Services
 from simpleseg_server.sources import load
@@ -75,7 +76,7 @@ class SegmentPlugin:
         app.router.lifespan_context = self._closing(app.router.lifespan_context)
         describe = app.openapi
         # Only what is added: vLLM has schemas by the names of the chat's.
-        app.openapi = lambda: add_request_schemas(describe(), SegmentRequest)  # type: ignore[method-assign]
+        app.openapi = lambda: add_schemas(describe(), self._settings, SegmentRequest)  # type: ignore[method-assign]
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Start the engine on vLLM's client. Raises RuntimeError where it cannot serve."""

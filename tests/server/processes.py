@@ -1,13 +1,15 @@
 """Servers in processes of their own."""
 
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx2
@@ -49,6 +51,7 @@ run(settings, lambda stop: create_app(settings, engine, on_engine_failure=stop),
 """
 
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
 Running = AbstractContextManager[tuple[Any, list[str]]]
 
 
@@ -60,20 +63,19 @@ def scripted_server(log: Path, **settings: str) -> Running:
 
 def demo_server(log: Path, **settings: str) -> Running:
     """``simpleseg serve`` with the shipped model."""
-    options = {"port": "0", "engine": "embedded", **settings}
-    named = [word for name, value in options.items() for word in (_option(name), value)]
-    return _running(log, ["-m", "simpleseg.cli", "serve", *named], 1 + ("ops_port" in settings))
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    command = ["-m", "simpleseg.cli", "serve", "--port", "0", "--engine", "embedded"]
+    variables = {f"SIMPLESEG_{name.upper()}": value for name, value in settings.items()}
+    return _running(log, command, 1 + ("ops_port" in settings), variables)
 
 
 @contextmanager
-def _running(log: Path, arguments: list[str], listeners: int) -> Iterator[tuple[Any, list[str]]]:
+def _running(
+    log: Path, arguments: list[str], listeners: int, variables: Mapping[str, str] = NOTHING
+) -> Iterator[tuple[Any, list[str]]]:
     """The process and the addresses that it says it listens on, the main one first."""
     with log.open("w") as stream:
-        process = subprocess.Popen([sys.executable, *arguments], stderr=stream)
+        environ = {**os.environ, **variables}
+        process = subprocess.Popen([sys.executable, *arguments], stderr=stream, env=environ)
     try:
         wait_for(lambda: len(_addresses(log)) == listeners or process.poll() is not None)
         wait_for(lambda: all(status_of(f"{url}/readyz") == 200 for url in _addresses(log)))
@@ -90,7 +92,7 @@ def _addresses(log: Path) -> list[str]:
 
 def status_of(url: str, **options: Any) -> int | None:
     try:
-        return httpx2.get(url, timeout=2, **options).status_code
+        return httpx2.get(url, timeout=20, **options).status_code
     except httpx2.TransportError:
         return None
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simpleseg.chat_schema import ChatRequest
 from simpleseg_polygon.prompts import TARGETS, Target, instruction, templates
 from simpleseg_server.engines import scripted
 from simpleseg_server.engines.base import PromptFault, PromptRefusedError, Turn, Usage
@@ -321,12 +320,3 @@ def test_a_model_id_may_have_a_slash(make_client: Any) -> None:
     with make_client(PhraseEngine(replace(CAPABILITIES, model=name))) as client:
         for path in (name, name.replace("/", "%2F")):
             assert client.get(f"/v1/models/{path}").json()["id"] == name
-
-
-def test_the_documents_example_is_answered(client: Any, image64: str) -> None:
-    schemas = client.get("/openapi.json").json()["components"]["schemas"]
-    (example,) = schemas["ChatRequest"]["examples"]
-    ChatRequest.model_validate(example)
-    example["messages"][0]["content"][0] = image_part(image64)
-    example["model"] = "scripted-model"
-    assert client.post(PATH, json=example).status_code == 200

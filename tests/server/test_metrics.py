@@ -1,10 +1,14 @@
 """Metrics: all of the documented ones, in good form, in a bounded number of series."""
 
+import base64
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from prometheus_client import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
@@ -34,6 +38,7 @@ DOCUMENTED = {
     "simpleseg_client_disconnects": "counter",
     "simpleseg_build_info": "gauge",
 }
+SCENE = Path(__file__).parents[2] / "examples/images/scene-04.png"
 PEERS_STAGES = [
     "fetch",
     "decode_image",
@@ -91,10 +96,7 @@ def test_the_text_passes_strict_parsers(used: Any) -> None:
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_promtool_has_nothing_to_say(used: Any) -> None:
-    text = used.get("/metrics").text
-    command = ["promtool", "check", "metrics"]
-    run = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    assert promtool(used.get("/metrics").text) == (0, "")
 
 
 def test_what_was_answered_is_counted_by_outcome(used: Any) -> None:
@@ -178,3 +180,76 @@ def test_the_timings_are_on_every_answer(used: Any, image64: str) -> None:
     assert float(timing["total"]) >= float(timing["generate"])
     for path in ("/livez", "/nope", "/metrics"):
         assert re.fullmatch(r"total;dur=[\d.e-]+", used.get(path).headers["server-timing"])
+
+
+# How each documented metric is moved: by one request, answered on the shipped model or refused.
+MOVED_BY_A_STREAM = (
+    "simpleseg_requests_total",
+    "simpleseg_request_duration_seconds_count",
+    "simpleseg_time_to_first_point_seconds_count",
+    "simpleseg_polygon_points_count",
+    "simpleseg_polygons_per_result_count",
+    "simpleseg_completion_tokens_count",
+    "simpleseg_forward_passes_count",
+    "simpleseg_tokens_per_step_count",
+    "simpleseg_draft_tokens_total",
+    "simpleseg_parse_total",
+    *(
+        f'simpleseg_stage_duration_seconds_count{{stage="{stage}"}}'
+        for stage in PEERS_STAGES
+        if stage not in ("fetch", "rasterize", "encode")
+    ),
+)
+
+
+MASK: dict[str, Any] = {"return": ["rle"]}
+
+
+def samples(text: str) -> dict[str, float]:
+    """The value of every series, by the line that names it."""
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def moved(url: str, ask: Callable[[], Any]) -> set[str]:
+    before = samples(httpx2.get(f"{url}/metrics").text)
+    ask()
+    after = samples(httpx2.get(f"{url}/metrics").text)
+    return {name for name, value in after.items() if value > before.get(name, 0)}
+
+
+def test_a_request_moves_every_metric_that_is_documented(demo_url: str) -> None:
+    image = base64.b64encode(SCENE.read_bytes()).decode()
+
+    def post(path: str = "/segment", **fields: Any) -> Any:
+        return httpx2.post(f"{demo_url}{path}", json={"image": image, **fields}, timeout=60)
+
+    by_stream = moved(demo_url, lambda: post(prompt="the hexagon", stream=True))
+    assert any('route="/segment"' in name for name in by_stream)
+    for name in MOVED_BY_A_STREAM:
+        assert any(one.startswith(name) for one in by_stream), name
+    by_mask = moved(demo_url, lambda: post(prompt="the hexagon", **MASK))
+    for stage in ("rasterize", "encode"):
+        assert f'simpleseg_stage_duration_seconds_count{{stage="{stage}"}}' in by_mask
+    refused = moved(demo_url, lambda: post(prompt=""))
+    assert 'simpleseg_rejections_total{reason="prompt_empty"}' in refused
+    kept = post("/v1/images").json()["id"]
+    by_id = moved(demo_url, lambda: post(image={"id": kept}, prompt="the hexagon"))
+    assert 'simpleseg_image_cache_total{outcome="hit"}' in by_id
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_passes_a_scrape_of_a_real_server(demo_url: str) -> None:
+    image = base64.b64encode(SCENE.read_bytes()).decode()
+    for prompt in ("the hexagon", ""):
+        httpx2.post(f"{demo_url}/segment", json={"image": image, "prompt": prompt}, timeout=60)
+    text = httpx2.get(f"{demo_url}/metrics").text
+    assert 'engine="transformers"' in text
+    assert promtool(text) == (0, "")
+
+
+def promtool(text: str) -> tuple[int, str]:
+    """The exit status of ``promtool check metrics`` and what it says."""
+    command = ["promtool", "check", "metrics"]
+    run = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    return run.returncode, run.stdout + run.stderr

@@ -4,7 +4,6 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -15,8 +14,6 @@ from simpleseg_server.engines.scripted import Reply
 
 from .chatting import QUESTION, image_part
 from .conftest import TRIANGLE
-
-README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture
@@ -221,22 +218,3 @@ def test_no_server() -> None:
         client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="x", max_retries=0)
         with client, pytest.raises(openai.APIConnectionError):
             client.models.list()
-
-
-def test_the_readmes_example(
-    base_url: str, png: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    blocks = README.read_text().split("```python\n")[1:]
-    [example] = [text for text in (block.split("```")[0] for block in blocks) if "OpenAI(" in text]
-    picture = tmp_path / "examples/images/scene-04.png"
-    picture.parent.mkdir(parents=True)
-    picture.write_bytes(png)
-    monkeypatch.chdir(tmp_path)
-    there = example.replace("http://127.0.0.1:8000/v1", base_url)
-    names: dict[str, Any] = {}
-    exec(there.replace("simpleseg-demo", "scripted-model"), names)
-    names["client"].close()
-    assert capsys.readouterr().out.splitlines() == [
-        TRIANGLE,
-        "[[[0.1, 0.2], [0.5, 0.2], [0.5, 0.9]]]",
-    ]

@@ -1,9 +1,11 @@
 """``POST /segment``: what comes back."""
 
+import asyncio
 import base64
 import io
 import json
 import math
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,11 @@ from simpleseg_polygon.codec import parse_region
 from simpleseg_polygon.geometry import ImageSize
 from simpleseg_polygon.raster import region_to_mask
 from simpleseg_polygon.rle import Rle, rle_to_mask
-from simpleseg_server.engines.base import Capabilities
+from simpleseg_server.engines.base import Capabilities, Delta, GenerationRequest
 from simpleseg_server.engines.scripted import Reply, ScriptedEngine
 
 from .asking import answer, post, refusal
+from .conftest import PhraseEngine
 
 TRIANGLE = [[[0.1, 0.2], [0.5, 0.2], [0.5, 0.9]]]
 SQUARE = [[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]]
@@ -103,6 +106,26 @@ def test_prompts_run_side_by_side_and_come_back_in_order(
     assert [r["status"] for r in body["results"]] == ["ok", "empty", "ok"]
     assert len({request.request_id for request in engine.requests}) == 3
     assert len({request.image_key for request in engine.requests}) == 1
+
+
+class MeetingEngine(PhraseEngine):
+    """Answers no prompt before three have come."""
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        async with asyncio.timeout(10):
+            await self.meeting.wait()
+        async for delta in super().generate(request):
+            yield delta
+
+    async def start(self) -> None:
+        self.meeting = asyncio.Barrier(3)
+        await super().start()
+
+
+def test_no_prompt_of_a_request_waits_for_another(make_client: Any, image64: str) -> None:
+    with make_client(MeetingEngine()) as client:
+        body = answer(client, image=image64, prompts=["one", "two", "three"])
+    assert [r["status"] for r in body["results"]] == ["ok", "ok", "ok"]
 
 
 def test_an_absent_object_is_an_empty_mask(client: Any, engine: Any, image64: str) -> None:

@@ -8,9 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,69 +18,22 @@ from simpleseg_server.config import ConfigError
 from simpleseg_server.engines.scripted import Reply
 from simpleseg_server.serving import address_of, bind
 
-SERVER = """
-import sys
-from simpleseg_server.app import create_app
-from simpleseg_server.config import Settings
-from simpleseg_server.engines.scripted import Reply, ScriptedEngine
-from simpleseg_server.serving import run
-from simpleseg_server.sources import load
-
-settings = load({}, None, dict(item.split("=", 1) for item in sys.argv[1:])).settings
-delay_s = {True: 2.0, False: 0.0}
-engine = ScriptedEngine(lambda request: Reply("[]", delay_s=delay_s["slow" in request.instruction]))
-run(settings, lambda stop: create_app(settings, engine, on_engine_failure=stop), lambda: None)
-"""
-
-
-@contextmanager
-def running(log: Path, **settings: str) -> Iterator[tuple[Any, list[str]]]:
-    """The process and the addresses that it says it listens on, the main one first."""
-    arguments = [f"{name}={value}" for name, value in {"port": "0", **settings}.items()]
-    with log.open("w") as stream:
-        process = subprocess.Popen([sys.executable, "-c", SERVER, *arguments], stderr=stream)
-    try:
-        expected = 1 + ("ops_port" in settings)
-        wait_for(lambda: len(_addresses(log)) == expected or process.poll() is not None)
-        wait_for(lambda: all(_status(f"{url}/readyz") == 200 for url in _addresses(log)))
-        yield process, _addresses(log)
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        process.wait(20)
-
-
-def _addresses(log: Path) -> list[str]:
-    return re.findall(r"listening (?:for operations )?on (http://[\d.:]+)", log.read_text())
-
-
-def _status(url: str, **options: Any) -> int | None:
-    try:
-        return httpx2.get(url, timeout=2, **options).status_code
-    except httpx2.TransportError:
-        return None
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
+from .processes import scripted_server, status_of, wait_for
 
 
 def test_a_second_listener_serves_operations_and_nothing_else(tmp_path: Path) -> None:
-    with running(tmp_path / "log", ops_port="0", api_keys="canary-key") as (_, (main, ops)):
+    with scripted_server(tmp_path / "log", ops_port="0", api_keys="canary-key") as (_, (main, ops)):
         for path in ("/livez", "/readyz", "/health", "/ping", "/version", "/metrics"):
-            assert _status(f"{ops}{path}") == 200
+            assert status_of(f"{ops}{path}") == 200
         for path in ("/v1/models", "/docs", "/openapi.json", "/segment", "/"):
             answer = httpx2.get(f"{ops}{path}")
             assert answer.status_code == 404
             assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"]
         assert httpx2.post(f"{ops}/livez", content=b"x").status_code == 413
         for path in ("/livez", "/readyz", "/v1/health/live"):
-            assert _status(f"{main}{path}") == 200
-        assert _status(f"{main}/metrics") == 401
-        assert _status(f"{main}/metrics", headers={"X-API-Key": "canary-key"}) == 200
+            assert status_of(f"{main}{path}") == 200
+        assert status_of(f"{main}/metrics") == 401
+        assert status_of(f"{main}/metrics", headers={"X-API-Key": "canary-key"}) == 200
         text = httpx2.get(f"{ops}/metrics").text
         assert 'route="/metrics"' in text
         assert "canary" not in text + (tmp_path / "log").read_text()
@@ -92,7 +42,7 @@ def test_a_second_listener_serves_operations_and_nothing_else(tmp_path: Path) ->
 def test_a_server_that_drains_is_alive_and_not_ready_and_finishes(
     tmp_path: Path, image64: str
 ) -> None:
-    with running(tmp_path / "log", ops_port="0") as (process, (main, ops)):
+    with scripted_server(tmp_path / "log", ops_port="0") as (process, (main, ops)):
         answers: list[int] = []
 
         def ask() -> None:
@@ -103,7 +53,7 @@ def test_a_server_that_drains_is_alive_and_not_ready_and_finishes(
         thread.start()
         wait_for(lambda: "simpleseg_in_flight 1.0" in httpx2.get(f"{ops}/metrics").text)
         process.send_signal(signal.SIGTERM)
-        wait_for(lambda: _status(f"{ops}/readyz") == 503)
+        wait_for(lambda: status_of(f"{ops}/readyz") == 503)
         assert httpx2.get(f"{ops}/readyz").json()["error"]["code"] == "draining"
         assert httpx2.get(f"{ops}/livez").json()["status"] == "draining"
         thread.join(20)
@@ -112,9 +62,12 @@ def test_a_server_that_drains_is_alive_and_not_ready_and_finishes(
 
 
 def test_an_open_server_that_others_reach_is_warned_of(tmp_path: Path) -> None:
-    with running(tmp_path / "open", host="0.0.0.0"):
+    with scripted_server(tmp_path / "open", host="0.0.0.0"):
         assert "there are no API keys" in (tmp_path / "open").read_text()
-    with running(tmp_path / "locked", host="0.0.0.0", api_keys="k"), running(tmp_path / "local"):
+    with (
+        scripted_server(tmp_path / "locked", host="0.0.0.0", api_keys="k"),
+        scripted_server(tmp_path / "local"),
+    ):
         assert "there are no API keys" not in (tmp_path / "locked").read_text()
         assert "there are no API keys" not in (tmp_path / "local").read_text()
 
@@ -138,11 +91,31 @@ def test_addresses() -> None:
         bind("nowhere.invalid", 0, "host")
 
 
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """Head, body and events are packets of their own; none may wait for another one to arrive."""
+
+    async def is_prompt() -> int:
+        seen: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def accept(_: Any, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            seen.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with bind("127.0.0.1", 0, "port") as bound:
+            async with await asyncio.start_server(accept, sock=bound):
+                _, writer = await asyncio.open_connection(*bound.getsockname())
+                writer.close()
+                return await asyncio.wait_for(seen, 10)
+
+    assert asyncio.run(is_prompt())
+
+
 def test_a_full_queue_never_fails_liveness(serve_on_socket: Any, engine: Any, image64: str) -> None:
     engine.default = Reply("[]", fault="hang")
     body = {"image": image64, "prompt": "x"}
     with serve_on_socket(engine, max_running_prompts=1, max_queued_requests=2) as url:
-        wait_for(lambda: _status(f"{url}/readyz") == 200)
+        wait_for(lambda: status_of(f"{url}/readyz") == 200)
 
         async def scenario() -> list[tuple[str, int]]:
             async with httpx2.AsyncClient(base_url=url, timeout=20) as client:

@@ -59,6 +59,7 @@ class ChatCompletion(ResponseModel):
     object: Literal["chat.completion"]
     created: int
     model: str
+    system_fingerprint: str
     choices: list[Choice]
     usage: ChatUsage
 
@@ -87,5 +88,6 @@ class ChatChunk(ResponseModel):
     object: Literal["chat.completion.chunk"]
     created: int
     model: str
+    system_fingerprint: str
     choices: list[ChunkChoice]
     usage: ChatUsage | None = None

@@ -31,6 +31,7 @@ from simpleseg.schema import (
     Output,
     RequestModel,
 )
+from simpleseg.schema_rules import CHAT_RULES, exactly_one
 
 MAX_MESSAGES = 256
 MAX_PARTS = 64
@@ -89,7 +90,10 @@ class TextPart(RequestModel):
 class ImageUrl(RequestModel):
     """``detail`` makes no difference: every image is scaled to the size that the model reads."""
 
-    url: str = Field(description="`data:image/...;base64,...` or, if allowed, `https://...`")
+    url: str = Field(
+        description="`data:image/...;base64,...` or, if allowed, `https://...`",
+        json_schema_extra={"format": "uri"},
+    )
     detail: Literal["auto", "low", "high", "original"] | None = None
 
 
@@ -194,6 +198,12 @@ class StructuredOutputs(RequestModel):
     """vLLM's words for a grammar, exactly one of them, where the operator lets clients bring
     grammars."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "allOf": [exactly_one("json", "regex", "choice", "grammar", "json_object")]
+        }
+    )
+
     json_: dict[str, Any] | None = Field(default=None, alias="json")
     regex: str | None = None
     choice: list[str] | None = Field(default=None, min_length=1)
@@ -225,30 +235,13 @@ class StreamOptions(RequestModel):
     include_obfuscation: Annotated[Any, Only((False,))] = None
 
 
-_EXAMPLE: dict[str, Any] = {
-    "model": "simpleseg-demo",
-    "messages": [
-        {
-            "role": "user",
-            "content": [
-                {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo..."}},
-                {
-                    "type": "text",
-                    "text": "Output the polygon coordinates of the left dog in the image.",
-                },
-            ],
-        }
-    ],
-}
-
-
 class ChatRequest(RequestModel):
     """The JSON body of ``POST /v1/chat/completions``.
 
     One image in the whole conversation, in a user's message; the last message is the user's.
     """
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"allOf": CHAT_RULES})
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     model: str | None = Field(default=None, description="The served model's id, or nothing.")

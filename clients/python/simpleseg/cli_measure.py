@@ -32,6 +32,7 @@ from simpleseg_polygon.geometry import Box
 if TYPE_CHECKING:
     from simpleseg_training import calibrate as calibration
 
+Located = Literal["region", "box"]
 _TOGETHER = 8
 """Questions under way, so that they share the engine's steps."""
 
@@ -166,12 +167,12 @@ def _scored(
     from simpleseg_training.cases import Case, load_cases
     from simpleseg_training.evaluate import EVALUATION_PX, true_iou
 
-    tasks: tuple[Literal["region", "box"], ...] = ("region", "box")
+    tasks: tuple[Located, ...] = ("region", "box")
     scored: dict[Task, list[calibration.Scored]] = {task: [] for task in tasks}
     cases = [case for name in data for case in load_cases(name, split, limit, EVALUATION_PX)]
-    asked = [(case, task) for case in cases for task in tasks]
+    asked: list[tuple[Case, Located]] = [(case, task) for case in cases for task in tasks]
 
-    def answer(one: tuple[Case, Task]) -> Result:
+    def answer(one: tuple[Case, Located]) -> Result:
         case, task = one
         return ask(case.image_hw3, case.phrase, task)
 

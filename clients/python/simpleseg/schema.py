@@ -13,6 +13,13 @@ from simpleseg.formats.coco import CocoAnnotation
 from simpleseg.formats.geojson import GeoJsonMultiPolygon
 from simpleseg.formats.label_studio import LabelStudioResult
 from simpleseg.formats.labelme import LabelmeDocument
+from simpleseg.schema_rules import (
+    IMAGE_RULES,
+    IMAGE_TEXT,
+    PROMPT_RULES,
+    UPLOAD_RULES,
+    segment_rules,
+)
 
 Coordinates = Literal["normalized", "pixel"]
 Output = Literal[
@@ -59,6 +66,7 @@ class ResponseModel(BaseModel):
 
 
 XY = Annotated[list[float], Field(min_length=2, max_length=2)]
+Outline = Annotated[list[XY], Field(min_length=3)]
 XYXY = Annotated[list[float], Field(min_length=4, max_length=4)]
 
 
@@ -67,8 +75,12 @@ class ImageInput(RequestModel):
     where the operator lets the server fetch it) and ``id`` (of an image that was uploaded to
     ``/v1/images``)."""
 
-    base64: str | None = Field(default=None, description="The image file, base64-encoded.")
-    url: str | None = Field(
+    model_config = ConfigDict(json_schema_extra={"allOf": IMAGE_RULES})
+
+    base64: Annotated[str, Field(json_schema_extra={"format": "byte"})] | None = Field(
+        default=None, description="The image file, base64-encoded."
+    )
+    url: Annotated[str, Field(json_schema_extra={"format": "uri"})] | None = Field(
         default=None, description="`data:image/...;base64,...` or, if allowed, `https://...`"
     )
     id: str | None = Field(default=None, description="Of an uploaded image.")
@@ -86,16 +98,24 @@ class ImageInput(RequestModel):
 
 
 class PromptItem(RequestModel):
-    """One object to find, named by a text, a point on it, a box around it, or several of these."""
+    """One object to find, named by a text, a point on it, a box around it, its polygons, or several
+    of these."""
+
+    model_config = ConfigDict(json_schema_extra={"allOf": PROMPT_RULES})
 
     text: str | None = Field(default=None, description="A noun phrase: `the left dog`.")
     point: XY | None = Field(default=None, description="[x, y], a point on the object.")
     box: XYXY | None = Field(default=None, description="[x0, y0, x1, y1], a box around it.")
+    polygons: Annotated[list[Outline], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Its region, as in a result: to ask for its box, a point on it or its name.",
+    )
 
     @model_validator(mode="after")
     def _not_empty(self) -> "PromptItem":
-        if self.text is None and self.point is None and self.box is None:
-            raise PydanticCustomError("prompt_empty", "a prompt needs a text, a point or a box")
+        if all(value is None for value in (self.text, self.point, self.box, self.polygons)):
+            message = "a prompt needs a text, a point, a box or polygons"
+            raise PydanticCustomError("prompt_empty", message)
         return self
 
 
@@ -108,7 +128,8 @@ Prompt = Annotated[
     Discriminator(_kind),
 ]
 Image = Annotated[
-    Annotated[str, Tag(f"{UNION_TAG}text")] | Annotated[ImageInput, Tag(f"{UNION_TAG}object")],
+    Annotated[str, Tag(f"{UNION_TAG}text"), Field(json_schema_extra=IMAGE_TEXT)]
+    | Annotated[ImageInput, Tag(f"{UNION_TAG}object")],
     Discriminator(_kind),
 ]
 
@@ -121,20 +142,10 @@ class SegmentRequest(RequestModel):
     The field named ``return`` is the attribute ``outputs``.
 
     >>> SegmentRequest.model_validate({"image": "aGk=", "prompt": "the left dog"}).items()
-    (PromptItem(text='the left dog', point=None, box=None),)
+    (PromptItem(text='the left dog', point=None, box=None, polygons=None),)
     """
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "image": {"url": "data:image/png;base64,iVBORw0KGgo..."},
-                    "prompts": ["the red car on the left", {"text": "dog", "point": [0.5, 0.5]}],
-                    "return": ["polygons", "bbox", "rle"],
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"allOf": segment_rules()})
 
     image: Image | None = Field(
         default=None,
@@ -361,6 +372,7 @@ class SegmentResponse(ResponseModel):
                     "object": "segmentation",
                     "created": 1760000000,
                     "model": "simpleseg-demo",
+                    "system_fingerprint": "simpleseg-0.1.0-transformers-4f1c0a93d7be",
                     "image": {"width": 1280, "height": 960, "exif_applied": False},
                     "results": [
                         {
@@ -392,6 +404,11 @@ class SegmentResponse(ResponseModel):
     object: Literal["segmentation"] = "segmentation"
     created: int
     model: str
+    system_fingerprint: str = Field(
+        default="",
+        description="Server, engine and grammars: another one tells that the same request, with "
+        "the same seed, may get another answer.",
+    )
     image: ImageInfo
     results: list[Result]
     usage: Usage
@@ -401,6 +418,8 @@ class SegmentResponse(ResponseModel):
 
 class UploadRequest(RequestModel):
     """The JSON body of ``POST /v1/images``."""
+
+    model_config = ConfigDict(json_schema_extra={"allOf": UPLOAD_RULES})
 
     image: Image
 
@@ -417,6 +436,26 @@ class UploadedImage(ResponseModel):
     exif_applied: bool
     created: int
     expires_at: int
+
+
+class TokenizeRequest(RequestModel):
+    """The JSON body of ``POST /tokenize``."""
+
+    prompt: str = Field(description="A text, as `prompt` of `POST /segment` or of a message.")
+    model: str | None = Field(default=None, description="The served model's id, or nothing.")
+
+
+class Tokens(ResponseModel):
+    """A text as the model reads it, without the instruction and the chat around it.
+
+    ``max_tokens`` is the most that an answer may have.
+    """
+
+    object: Literal["tokens"] = "tokens"
+    model: str
+    count: int
+    tokens: list[int]
+    max_tokens: int
 
 
 class DeletedImage(ResponseModel):

@@ -234,3 +234,13 @@ class MeasuredEngine(Protocol):
     def collect(self) -> "Iterable[Metric]":
         """Called at every scrape, from the event loop."""
         ...
+
+
+@runtime_checkable
+class TokenizingEngine(Protocol):
+    """An engine that has the model's tokenizer at hand."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """The text's ids as a prompt holds them: plain text, the names of control tokens spelled
+        out. Called from a worker thread, once the engine has started."""
+        ...

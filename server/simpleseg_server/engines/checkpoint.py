@@ -1,5 +1,6 @@
 """A Qwen-VL checkpoint as the embedded engine uses it: weights, prompt, pixels, vocabulary."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import AutoModelForImageTextToText
 
 from simpleseg_server.engines.base import Turn
 from simpleseg_server.engines.image_limits import load_image_processor
+from simpleseg_server.engines.kv_rows import KeyValueRows
 from simpleseg_server.engines.picture import stretched
 from simpleseg_server.engines.profiles import Profile
 from simpleseg_server.engines.prompting import Prompter
@@ -73,6 +75,7 @@ class Checkpoint:
         if self.profile.needs_vllm:
             raise ValueError("the embedded engine cannot run this architecture; use --engine vllm")
         self.model = _load_model(str(path), device, dtype or self.profile.dtype)
+        self._cache_argument = _cache_argument(self.model)
         self._images = load_image_processor(str(path), self.profile, max_pixels)
         self.name, self.input_hw = self.profile.name, self.profile.input_hw
         self._prompter = Prompter(str(path), self.profile)
@@ -121,13 +124,31 @@ class Checkpoint:
         )
         return ImageFeatures(encoded, grid)
 
-    def prompt(
-        self, instruction: str, features: ImageFeatures, history: Sequence[Turn] = ()
-    ) -> Prompt:
-        """The chat prompt. The texts are read as plain text: the names of control tokens in them
-        are spelled out and control nothing."""
-        ids = self.prompt_ids(instruction, self._visual_tokens(features), history)
-        input_ids = torch.tensor([ids], device=self.device)
+    def read(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor,
+        cache: KeyValueRows,
+        features: ImageFeatures | None = None,
+    ) -> Tensor:
+        """Hidden states (rows, width, values) after each token; ``features`` are those of the image
+        in the tokens, where there is one."""
+        model = self.model.model
+        options = {self._cache_argument: cache, "use_cache": True, "attention_mask": mask}
+        if features is None:  # the language model alone: the rest looks for images in the text
+            output = model.language_model(input_ids, position_ids=position_ids, **options)
+        else:
+            images = {"image": features.encoded}
+            output = model(
+                input_ids, position_ids=position_ids, mm_encoder_outputs=images, **options
+            )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def prompt(self, ids: Sequence[int], features: ImageFeatures) -> Prompt:
+        """A prompt's ids as the model takes them."""
+        input_ids = torch.tensor([list(ids)], device=self.device)
         token_types = (input_ids == self._image_token_id).long()
         position_ids, _ = self.model.model.get_rope_index(
             input_ids, token_types, image_grid_thw=features.grid_thw
@@ -137,17 +158,28 @@ class Checkpoint:
     def prompt_ids(
         self, instruction: str, visual_tokens: int, history: Sequence[Turn] = ()
     ) -> list[int]:
-        """The ids of the prompt, its image placeholder repeated for every visual token."""
+        """The ids of the chat prompt, its image placeholder repeated for every visual token. The
+        texts are read as plain text: the names of control tokens in them are spelled out and
+        control nothing."""
         ids: list[int] = []
         for token in self._prompter.ids(instruction, history):
             ids += [token] * (visual_tokens if token == self._image_token_id else 1)
         return ids
 
+    def image_end(self, prompt_ids: Sequence[int]) -> int:
+        """The place after the last visual token."""
+        return len(prompt_ids) - prompt_ids[::-1].index(self._image_token_id)
+
+    def text_ids(self, text: str) -> list[int]:
+        """A text as the prompt holds it."""
+        return self._prompter.text_ids(text)
+
     @property
     def _image_token_id(self) -> int:
         return int(self.model.config.image_token_id)
 
-    def _visual_tokens(self, features: ImageFeatures) -> int:
+    def visual_tokens(self, features: ImageFeatures) -> int:
+        """How many tokens the image takes in a prompt."""
         merge = int(self.model.config.vision_config.spatial_merge_size)
         return int(features.grid_thw.prod()) // merge**2
 
@@ -162,6 +194,12 @@ def _load_model(path: str, device: str, dtype: str) -> Any:
     if "sliding_attention" in (getattr(model.config.text_config, "layer_types", None) or ()):
         raise ValueError("models with sliding-window attention are not supported")
     return model.to(device)  # from_pretrained leaves it in evaluation mode
+
+
+def _cache_argument(model: Any) -> str:
+    """What the model calls its cache: renamed after transformers 5.19."""
+    names = inspect.signature(model.model.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
 
 
 def _stop_token_ids(model: Any, end_token_id: int) -> frozenset[int]:

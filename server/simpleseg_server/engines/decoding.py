@@ -4,10 +4,12 @@ A step is one forward pass over every request under way. Each row reads the toke
 last pass, then its draft; the logits after each of them tell how far the draft is what the model
 would have said. Rows are ragged: padded on the right, each with its own length, slots and rotary
 positions, so that nothing of one request depends on which others run with it.
+
+Of a prompt that begins as an earlier one on the same image did, only the rest is read, in the first
+step of its row: so prompts on one image join together and cost the others no pass.
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,7 +32,11 @@ from simpleseg_server.engines.base import (
 )
 from simpleseg_server.engines.checkpoint import Checkpoint, ImageFeatures, Patches, Prompt
 from simpleseg_server.engines.constraints import Grammar, GrammarKind, Walk, grammar
+from simpleseg_server.engines.image_cache import CachedImage, ImageCache, ReadPrompt
 from simpleseg_server.engines.kv_rows import KeyValueRows
+
+_LONGEST_REST = 32
+"""Tokens of a prompt's rest that a step takes on: every other row is padded to as many."""
 
 
 @dataclass(eq=False)
@@ -51,39 +57,42 @@ class Job:
 
 @dataclass(eq=False)
 class _Row:
-    """A request under way; ``length`` slots of its cache row hold tokens that are certain."""
+    """A request under way; ``length`` slots of its cache row hold tokens that are certain.
+
+    ``position_offset`` is what the rotary position of its next token is ahead of its place.
+    ``cached_tokens`` of the prompt had been read before. ``joined_at`` is when the engine took the
+    request on, ``began_at`` when the answer's first token was chosen.
+    """
 
     job: Job
     answer: Answer
-    prompt_tokens: int
-    position_offset: int
-    length: int
-    queue_ms: float
-    prefill_ms: float
+    prompt: Sequence[int]
+    joined_at: float
+    length: int = 0
+    cached_tokens: int = 0
+    position_offset: int = 0
+    began_at: float = 0.0
     forward_passes: int = 0
-    started_at: float = field(default_factory=time.perf_counter)
 
+    @property
+    def unread(self) -> Sequence[int]:
+        """The rest of the prompt."""
+        return self.prompt[self.length :]
 
-class ImageFeatureCache:
-    """The vision tower's output for the images used last, by image key."""
+    @property
+    def pending(self) -> list[int]:
+        """What the model has to read before the next token can be chosen."""
+        return [*self.unread, *self.answer.pending]
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._features: OrderedDict[str, ImageFeatures] = OrderedDict()
+    def draft(self) -> list[int]:
+        return [] if self.unread else self.answer.draft()
 
-    def __contains__(self, image_key: str) -> bool:
-        return image_key in self._features
-
-    def get(self, image_key: str) -> ImageFeatures | None:
-        features = self._features.get(image_key)
-        if features is not None:
-            self._features.move_to_end(image_key)
-        return features
-
-    def put(self, image_key: str, features: ImageFeatures) -> None:
-        self._features[image_key] = features
-        while len(self._features) > self._size:
-            self._features.popitem(last=False)
+    def read(self, draft: list[int], logits: NDArray[np.float32]) -> None:
+        """Take what the model has read and choose the tokens that follow."""
+        self.forward_passes += not self.unread
+        self.length += len(self.pending)
+        self.length += self.answer.read(draft, logits)
+        self.began_at = self.began_at or time.perf_counter()
 
 
 class _OutputRows:
@@ -102,7 +111,8 @@ class Decoder:
     """The model and the requests it is answering; used by one thread, in inference mode.
 
     ``draft`` False is plain decoding: one token per forward pass. ``max_draft`` bounds the drafted
-    tokens per pass; ``image_cache_size`` is a number of images.
+    tokens per pass; ``image_cache_size`` is a number of images, ``prompt_cache_bytes`` bounds what
+    is kept of the prompts on them.
     """
 
     def __init__(
@@ -113,9 +123,10 @@ class Decoder:
         max_draft: int = 8,
         grammar_kind: GrammarKind = "table",
         image_cache_size: int = 16,
+        prompt_cache_bytes: int = 512 * 2**20,
     ) -> None:
         self.checkpoint = checkpoint
-        self.images = ImageFeatureCache(image_cache_size)
+        self.images = ImageCache(image_cache_size, prompt_cache_bytes)
         vocabulary, end = checkpoint.vocabulary, checkpoint.end_token_id
         self._grammars: dict[Target, Grammar] = {
             target: grammar(grammar_kind, target, vocabulary, end)
@@ -144,23 +155,24 @@ class Decoder:
         return len(self._rows)
 
     def admit(self, job: Job) -> None:
-        """Read a request's prompt, choose the first token and let it join.
+        """Let a request join. Unless most of its prompt has been read before, read it now and
+        choose the first token.
 
         Whatever goes wrong concerns this request only: it gets an EngineError.
         """
         if job.cancelled:
             return
-        started_at = time.perf_counter()
         try:
-            row = self._prefill(job, started_at)
+            row = self._join(job, time.perf_counter())
         except Exception as error:
             self._cache.wipe(len(self._rows))
             job.deliver(engine_error(error))
             _raise_if_fatal(error)
             return
         self._rows.append(row)
-        self._report(row)
-        self._drop_gone()
+        if not row.unread:
+            self._report(row)
+            self._drop_gone()
 
     def step(self) -> None:
         """One forward pass for all, after which every request has at least one token more.
@@ -170,8 +182,8 @@ class Decoder:
         self._drop_gone()
         if not self._rows:
             return
-        drafts = [row.answer.draft() for row in self._rows]
-        fed = [[*row.answer.pending, *draft] for row, draft in zip(self._rows, drafts, strict=True)]
+        drafts = [row.draft() for row in self._rows]
+        fed = [[*row.pending, *draft] for row, draft in zip(self._rows, drafts, strict=True)]
         try:
             hidden = self._forward(fed)
             logits = self._candidate_output(hidden)
@@ -194,27 +206,28 @@ class Decoder:
         self._rows.clear()
         self._cache.clear()
 
-    def _prefill(self, job: Job, started_at: float) -> _Row:
-        request = job.request
+    def _join(self, job: Job, joined_at: float) -> _Row:
+        """The request in the first free row, which holds as much of its prompt as is known."""
+        request, checkpoint = job.request, self.checkpoint
         answer = self._answer(request)
-        features = self._features(job)
-        prompt = self.checkpoint.prompt(request.instruction, features, request.history)
-        if (needed := len(prompt) + request.max_tokens) > self.checkpoint.max_positions:
+        image = self._image(job)
+        visual_tokens = checkpoint.visual_tokens(image.features)
+        ids = checkpoint.prompt_ids(request.instruction, visual_tokens, request.history)
+        if (needed := len(ids) + request.max_tokens) > checkpoint.max_positions:
             message = f"prompt and answer take {needed} positions, more than the model has"
             raise PromptRefusedError(message, "context_length_exceeded")
-        hidden = self._read_prompt(prompt, features)
-        answer.read(
-            [], self._candidate_output(hidden) if answer.constrained else self._all_logits(hidden)
-        )
-        return _Row(
-            job=job,
-            answer=answer,
-            prompt_tokens=len(prompt),
-            position_offset=prompt.position_offset,
-            length=len(prompt),
-            queue_ms=_ms_between(job.submitted_at, started_at),
-            prefill_ms=_ms_between(started_at, time.perf_counter()),
-        )
+        beginning = tuple(ids[: checkpoint.image_end(ids)])
+        known = image.prompts.get(beginning)
+        if known is None:
+            row = _Row(job, answer, ids, joined_at)
+            self._read_whole(row, image, beginning)
+            return row
+        length = known.shared(ids)
+        self._cache.paste(len(self._rows), known.states, length)
+        row = _Row(job, answer, ids, joined_at, length, length, known.position_offset)
+        if len(row.unread) > _LONGEST_REST:
+            self._read_rest(row)
+        return row
 
     def _answer(self, request: GenerationRequest) -> Answer:
         choice = Choice(request.temperature, request.seed)
@@ -227,59 +240,63 @@ class Decoder:
             walk = self._grammars[request.target].walk(budget)
         return Answer(rules, walk, choice, request.max_tokens)
 
-    def _features(self, job: Job) -> ImageFeatures:
-        features = self.images.get(job.request.image_key)
-        if features is None:
-            # The patches are missing where the features were dropped since the request came.
-            patches = job.patches or self.checkpoint.patches(job.request.image_hw3)
-            features = self.checkpoint.encode_image(patches)
-            self.images.put(job.request.image_key, features)
-        return features
+    def _image(self, job: Job) -> CachedImage:
+        image = self.images.get(job.request.image_key)
+        if image is not None:
+            return image
+        # The patches are missing where the image was dropped since the request came.
+        patches = job.patches or self.checkpoint.patches(job.request.image_hw3)
+        return self.images.put(job.request.image_key, self.checkpoint.encode_image(patches))
+
+    def _read_whole(self, row: _Row, image: CachedImage, beginning: tuple[int, ...]) -> None:
+        """Read a prompt in a pass of its own, choose the first token and keep what was read."""
+        prompt = self.checkpoint.prompt(row.prompt, image.features)
+        row.position_offset = prompt.position_offset
+        row.read([], self._logits(row, self._read_prompt(prompt, image.features)))
+        states = self._cache.copy(len(self._rows), len(prompt))
+        self.images.keep(image, beginning, ReadPrompt(row.prompt, states, prompt.position_offset))
+
+    def _read_rest(self, row: _Row) -> None:
+        """Read a long rest of a prompt in a pass of its own, and choose the first token."""
+        hidden = self._run([row], len(self._rows), [row.pending])
+        row.read([], self._logits(row, hidden[0, -1:]))
+
+    def _logits(self, row: _Row, hidden: Tensor) -> NDArray[np.float32]:
+        return (self._candidate_output if row.answer.constrained else self._all_logits)(hidden)
 
     def _read_prompt(self, prompt: Prompt, features: ImageFeatures) -> Tensor:
         """Fill the first free row; the hidden state (1, width) after the prompt's last token."""
         slots = torch.arange(len(prompt), device=self.checkpoint.device)[None]
         mask = self._cache.place(len(self._rows), slots, len(prompt))
-        output = self.checkpoint.model.model(
-            input_ids=prompt.input_ids,
-            attention_mask=mask,
-            position_ids=prompt.position_ids,
-            past_key_values=self._cache,
-            use_cache=True,
-            mm_encoder_outputs={"image": features.encoded},
+        hidden = self.checkpoint.read(
+            prompt.input_ids, prompt.position_ids, mask, self._cache, features
         )
-        last: Tensor = output.last_hidden_state[0, -1:]
-        return last
+        return hidden[0, -1:]
 
     def _forward(self, fed: Sequence[Sequence[int]]) -> Tensor:
-        """Hidden states (rows, width, values) after each token fed; right of a row's own tokens
-        they mean nothing."""
+        """Hidden states (rows, width, values) after each token fed to the requests under way; right
+        of a row's own tokens they mean nothing."""
+        return self._run(self._rows, 0, fed)
+
+    def _run(self, rows: Sequence[_Row], first: int, fed: Sequence[Sequence[int]]) -> Tensor:
+        """The same for any requests, which have the cache's rows from ``first`` on."""
         device = self.checkpoint.device
         width = max(map(len, fed))
-        lengths = [row.length for row in self._rows]
+        lengths = [row.length for row in rows]
         ids = torch.tensor([[*tokens, *[0] * (width - len(tokens))] for tokens in fed])
         slots = torch.tensor(lengths)[:, None] + torch.arange(width)
-        offsets = torch.tensor([row.position_offset for row in self._rows])[:, None]
-        mask = self._cache.place(0, slots.to(device), max(lengths) + width)
-        output = self.checkpoint.model.model(
-            input_ids=ids.to(device),
-            attention_mask=mask,
-            position_ids=(slots + offsets).to(device).expand(3, -1, -1),
-            past_key_values=self._cache,
-            use_cache=True,
-        )
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+        offsets = torch.tensor([row.position_offset for row in rows])[:, None]
+        mask = self._cache.place(first, slots.to(device), max(lengths) + width)
+        positions = (slots + offsets).to(device).expand(3, -1, -1)
+        return self.checkpoint.read(ids.to(device), positions, mask, self._cache)
 
     def _all_logits(self, hidden: Tensor) -> NDArray[np.float32]:
         return _to_numpy(self._output(hidden))
 
     def _read(self, index: int, draft: list[int], logits: NDArray[np.float32]) -> None:
         row = self._rows[index]
-        row.forward_passes += 1
-        row.length += len(row.answer.pending)
         try:
-            row.length += row.answer.read(draft, logits)
+            row.read(draft, logits)
         except Exception as error:
             self._cache.wipe(index)
             row.job.cancelled = True
@@ -322,14 +339,15 @@ def _raise_if_fatal(error: Exception) -> None:
 
 def _usage(row: _Row) -> Usage:
     return Usage(
-        prompt_tokens=row.prompt_tokens,
+        prompt_tokens=len(row.prompt),
         completion_tokens=len(row.answer.tokens),
         forward_passes=row.forward_passes,
-        queue_ms=row.queue_ms,
-        prefill_ms=row.prefill_ms,
-        decode_ms=_ms_between(row.started_at, time.perf_counter()),
+        queue_ms=_ms_between(row.job.submitted_at, row.joined_at),
+        prefill_ms=_ms_between(row.joined_at, row.began_at),
+        decode_ms=_ms_between(row.began_at, time.perf_counter()),
         drafts=row.answer.drafts.counts(),
         preprocess_ms=row.job.prepare_ms,
+        cached_tokens=row.cached_tokens,
     )
 
 

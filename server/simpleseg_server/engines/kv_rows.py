@@ -1,11 +1,24 @@
 """Keys and values of the requests under way: one row each, filled from the left, of any length."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 _SMALLEST_CAPACITY = 256
+
+
+@dataclass(frozen=True, eq=False)
+class RowStates:
+    """A copy of the first slots of a row: keys and values, one (heads, slots, dim) a layer."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(states.nbytes for states in (*self.keys, *self.values))
 
 
 class KeyValueRows:
@@ -54,6 +67,21 @@ class KeyValueRows:
         """Copy the first ``length`` slots of a row over another row."""
         for storage in (*self._keys, *self._values):
             storage[target, :, :length] = storage[source, :, :length]
+
+    def copy(self, row: int, length: int) -> RowStates:
+        """The first ``length`` slots of a row."""
+        keys = tuple(storage[row, :, :length].clone() for storage in self._keys)
+        return RowStates(keys, tuple(storage[row, :, :length].clone() for storage in self._values))
+
+    def paste(self, row: int, states: RowStates, length: int) -> None:
+        """Fill the first ``length`` slots of a row from a copy that has as many."""
+        self._reserve(row + 1, length)
+        if not self._keys:
+            self._keys += [self._new_storage(keys[None]) for keys in states.keys]
+            self._values += [self._new_storage(values[None]) for values in states.values]
+        copied = zip((*self._keys, *self._values), (*states.keys, *states.values), strict=True)
+        for storage, copy in copied:
+            storage[row, :, :length] = copy[:, :length]
 
     def clear(self) -> None:
         """Give the storage back."""

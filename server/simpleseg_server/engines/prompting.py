@@ -48,6 +48,10 @@ class Prompter:
         self.prompt_end = tuple(self._frame(_ONE_QUESTION)[-1])
         self.end_token_id = _end_of_turn(tokenizer, profile, tokens)
 
+    def text_ids(self, text: str) -> list[int]:
+        """A text as the prompt holds it, without anything around it."""
+        return self._plain(text)
+
     def ids(self, instruction: str, history: Sequence[Turn] = ()) -> list[int]:
         """The prompt with one placeholder for the image. The texts are read as plain text: the
         names of control tokens in them are spelled out and control nothing.

@@ -101,6 +101,9 @@ class ScriptedEngine:
         if self.is_away:
             raise EngineAwayError("the scripted engine is away")
 
+    def tokenize(self, text: str) -> list[int]:
+        return list(text.encode())
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         self.check_health()
         self.requests.append(request)

@@ -31,7 +31,9 @@ class TransformersEngine:
     ties of the float arithmetic, for sampling with a seed too. ``grammar`` names what constrains:
     the token table, or outlines_core's index over the same tokens. ``max_pixels`` scales larger
     images down further than the checkpoint would. ``num_threads`` sets torch's threads on a CPU;
-    without it a small model gets one. ``dtype`` None is the profile's.
+    without it a small model gets one. ``dtype`` None is the profile's. Of the ``image_cache_size``
+    images used last the features are kept, and keys and values of prompts on them, of these at most
+    ``prompt_cache_bytes``; 0 keeps none.
 
     >>> engine = TransformersEngine("path/to/checkpoint", max_batch=4)  # loads nothing yet
     """
@@ -50,6 +52,7 @@ class TransformersEngine:
         max_tokens: int = 4096,
         max_pixels: int | None = None,
         image_cache_size: int = 16,
+        prompt_cache_bytes: int = 512 * 2**20,
     ) -> None:
         self._model_path = model_path
         self._max_batch = max_batch
@@ -62,10 +65,12 @@ class TransformersEngine:
         self._max_tokens = max_tokens
         self._max_pixels = max_pixels
         self._image_cache_size = image_cache_size
+        self._prompt_cache_bytes = prompt_cache_bytes
         self._worker: DecodeWorker | None = None
         self._decoder: Decoder | None = None
         self._capabilities: Capabilities | None = None
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="simpleseg-images")
+        self._prepared: dict[str, asyncio.Future[Patches]] = {}
 
     @property
     def capabilities(self) -> Capabilities:
@@ -116,6 +121,10 @@ class TransformersEngine:
             raise EngineDeadError("the engine has not started")
         self._worker.check_alive()
 
+    def tokenize(self, text: str) -> list[int]:
+        assert self._decoder is not None
+        return self._decoder.checkpoint.text_ids(text)
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Stream the answer; closing the iterator cancels it. Raises EngineError."""
         self.check_health()
@@ -146,16 +155,28 @@ class TransformersEngine:
             worker.cancel(job)
 
     async def _prepare(self, request: GenerationRequest) -> Patches | None:
-        """The image as patches, made off the event loop and off the decode thread."""
+        """The image as patches, made off the event loop and off the decode thread, and once for
+        prompts that come together."""
         assert self._decoder is not None
-        if request.image_key in self._decoder.images:
+        key = request.image_key
+        if key in self._decoder.images:
             return None
-        loop = asyncio.get_running_loop()
-        make = self._decoder.checkpoint.patches
+        prepared = self._prepared.get(key)
+        if prepared is None:
+            make = self._decoder.checkpoint.patches
+            loop = asyncio.get_running_loop()
+            prepared = loop.run_in_executor(self._preparing, make, request.image_hw3)
+            self._prepared[key] = prepared
+            prepared.add_done_callback(lambda done: self._forget(key, done))
         try:
-            return await loop.run_in_executor(self._preparing, make, request.image_hw3)
+            return await asyncio.shield(prepared)  # others may wait for it too
         except (ValueError, RuntimeError) as error:
             raise EngineError(f"the image cannot be prepared: {error}") from error
+
+    def _forget(self, image_key: str, done: "asyncio.Future[Patches]") -> None:
+        del self._prepared[image_key]
+        if not done.cancelled():
+            done.exception()  # seen, although all who waited may have left
 
     def _load(self) -> Decoder:
         checkpoint = Checkpoint(
@@ -170,6 +191,7 @@ class TransformersEngine:
             max_draft=self._max_draft,
             grammar_kind=self._grammar,
             image_cache_size=self._image_cache_size,
+            prompt_cache_bytes=self._prompt_cache_bytes,
         )
 
 

@@ -149,6 +149,10 @@ class VllmEngine:
         """vLLM's own Prometheus metrics."""
         return () if self._backend is None else self._backend.collect()
 
+    def tokenize(self, text: str) -> list[int]:
+        assert self._model is not None
+        return self._model.prompter.text_ids(text)
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Stream the answer; closing the iterator aborts it. Raises EngineError."""
         self.check_health()

@@ -18,9 +18,9 @@ _SMALL_MODEL = 100_000_000
 class DecodeWorker:
     """A thread around a decoder. All methods may be called from any thread and do not block.
 
-    Between two steps at most one request joins, so that reading a long prompt holds the others up
-    once, not many times. ``started`` holds the decoder once it is loaded; ``stopped`` is done when
-    the thread has ended.
+    Between two steps at most one request joins whose image is new, so that reading a long prompt
+    holds the others up once, not many times; those on an image of which a prompt was read join too.
+    ``started`` holds the decoder once it is loaded; ``stopped`` is done when the thread has ended.
     """
 
     def __init__(
@@ -86,17 +86,27 @@ class DecodeWorker:
             self.stopped.set_result(None)
 
     def _turn(self, decoder: Decoder) -> bool:
-        """Wait for work, let one request join, make one step; False once closing."""
+        """Wait for work, let requests join, make one step; False once closing."""
         with self._wake:
             self._wake.wait_for(lambda: self._closing or self._waiting or decoder.running)
             if self._closing:
                 return False
-            room = decoder.running < self._max_batch
-            job = self._waiting.popleft() if self._waiting and room else None
-        if job is not None:
+        job = self._next(decoder)
+        while job is not None:
             decoder.admit(job)
+            job = self._next(decoder, is_further=True)
         decoder.step()
         return True
+
+    def _next(self, decoder: Decoder, *, is_further: bool = False) -> Job | None:
+        """The request that may join now; a further one only on an image that is known."""
+        with self._wake:
+            if not self._waiting or decoder.running >= self._max_batch:
+                return None
+            key = self._waiting[0].request.image_key
+            if is_further and not decoder.images.holds_prompt(key):
+                return None
+            return self._waiting.popleft()
 
     def _fail_all(self, decoder: Decoder | None) -> None:
         error = EngineDeadError("the engine has stopped")

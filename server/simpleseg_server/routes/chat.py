@@ -14,7 +14,7 @@ from simpleseg_server.chat_calls import ChatCall, read_chat
 from simpleseg_server.errors import ApiError, error_body
 from simpleseg_server.routes.segment import read_request_body, unless_disconnected
 from simpleseg_server.services import services_of
-from simpleseg_server.sse import DONE, EventStream, encode
+from simpleseg_server.sse import DONE, EventStream, encode, event_stream
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 404, 408, 413, 415, 422, 503)
@@ -32,6 +32,7 @@ REQUEST_BODY = {
     response_model=ChatCompletion,
     summary="Ask about an image, as OpenAI's chat does",
     openapi_extra={"requestBody": REQUEST_BODY},
+    responses={200: {"content": event_stream(model="ChatChunk")}},
 )
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation about one image; any OpenAI client works.

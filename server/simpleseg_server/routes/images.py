@@ -20,19 +20,7 @@ _BODY = {
     "required": True,
     "content": {
         "application/json": {"schema": {"$ref": "#/components/schemas/UploadRequest"}},
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["image"],
-                "properties": {
-                    "image": {
-                        "type": "string",
-                        "format": "binary",
-                        "description": "The file, or an http(s) URL.",
-                    }
-                },
-            }
-        },
+        "multipart/form-data": {"schema": {"$ref": "#/components/schemas/UploadForm"}},
     },
 }
 

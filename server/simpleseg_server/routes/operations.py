@@ -44,7 +44,12 @@ async def version(request: Request) -> Version:
     )
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def metrics(request: Request) -> Response:
     text, content_type = services_of(request).metrics.exposition()
     return Response(text, headers={"Content-Type": content_type})

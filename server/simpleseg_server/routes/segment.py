@@ -13,7 +13,7 @@ from simpleseg.schema import ErrorResponse, SegmentResponse, StreamEvent
 from simpleseg_server.errors import ApiError, ClientGone, error_body
 from simpleseg_server.pipeline import Job
 from simpleseg_server.services import owner_of, services_of
-from simpleseg_server.sse import DONE, EventStream, encode
+from simpleseg_server.sse import DONE, EventStream, encode, event_stream
 
 T = TypeVar("T")
 
@@ -22,39 +22,20 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 router = APIRouter(responses=_ERRORS)
 
+EVENTS = event_stream(
+    "segmentation.created",
+    "segmentation.points.delta",
+    "segmentation.polygon.done",
+    "segmentation.result.done",
+    "segmentation.completed",
+    "error",
+    model="StreamEvent",
+)
 REQUEST_BODY = {
     "required": True,
     "content": {
         "application/json": {"schema": {"$ref": "#/components/schemas/SegmentRequest"}},
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["image"],
-                "properties": {
-                    "image": {
-                        "type": "string",
-                        "format": "binary",
-                        "description": "The file, or an http(s) URL.",
-                    },
-                    "prompt": {"type": "array", "items": {"type": "string"}},
-                    "prompts": {"type": "string", "description": "A JSON list, as in the body."},
-                    "task": {"type": "string", "default": "region"},
-                    "return": {"type": "array", "items": {"type": "string"}},
-                    "include": {"type": "array", "items": {"type": "string"}},
-                    "coordinates": {"type": "string", "default": "normalized"},
-                    "simplify": {"type": "number"},
-                    "model": {"type": "string"},
-                    "max_points": {"type": "integer"},
-                    "max_tokens": {"type": "integer"},
-                    "temperature": {"type": "number"},
-                    "seed": {"type": "integer"},
-                    "deadline_ms": {"type": "integer"},
-                    "stream": {"type": "boolean", "default": False},
-                    "samples": {"type": "integer", "default": 1},
-                    "refine": {"type": "boolean", "default": False},
-                },
-            }
-        },
+        "multipart/form-data": {"schema": {"$ref": "#/components/schemas/SegmentForm"}},
     },
 }
 
@@ -65,6 +46,7 @@ REQUEST_BODY = {
     response_model=SegmentResponse,
     summary="Segment the objects that the prompts name",
     openapi_extra={"requestBody": REQUEST_BODY},
+    responses={200: {"content": EVENTS}},
 )
 async def segment(request: Request) -> Response:
     """Find each prompt's object in one image: polygons, box, mask, score and status.

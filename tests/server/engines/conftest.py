@@ -1,6 +1,8 @@
 """Small checkpoints with random weights, written once per run."""
 
 import asyncio
+import base64
+import io
 import json
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -20,7 +23,7 @@ from simpleseg_training.tokenizer import cut_tokenizer, qwen_tokenizer_file
 
 from .fake_upstream import Asked, FakeUpstream, Plan
 from .remote_support import MakeUpstream, usual
-from .support import DEMO_MODEL, DEMO_PX, StartEngine
+from .support import DEMO_MODEL, DEMO_PX, IMAGES, StartEngine
 from .vllm_process import VllmProcess
 
 IMAGE_PX = 64
@@ -86,6 +89,14 @@ def start_engine() -> Iterator[StartEngine]:
     yield start
     for engine in engines.values():
         asyncio.run(engine.close())
+
+
+@pytest.fixture(scope="session")
+def image64() -> str:
+    """The first image as a PNG in base64."""
+    buffer = io.BytesIO()
+    Image.fromarray(IMAGES[0]).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 @pytest.fixture

@@ -1,16 +1,21 @@
 """What the engine tests share: requests, and ways to ask them."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 import simpleseg_server
 from simpleseg_polygon.prompts import Target, instruction
+from simpleseg_server.app import create_app
+from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import Engine, GenerationRequest, TokenLogprob, Usage
 from simpleseg_server.engines.decoding import Decoder
 from simpleseg_server.engines.transformers import TransformersEngine
@@ -105,6 +110,17 @@ def assert_begins(polygons: Sequence[Any], whole: Sequence[Any]) -> None:
         *finished, last = polygons
         assert finished == whole[: len(finished)]
         assert last == whole[len(finished)][: len(last)]
+
+
+@contextmanager
+def serving(engine: Engine) -> Iterator[TestClient]:
+    """A client of a server around the engine, once it is ready."""
+    with TestClient(create_app(Settings(), engine)) as client:
+        deadline = time.monotonic() + 60
+        while client.get("/readyz").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield client
 
 
 def decoder_of(engine: TransformersEngine) -> Decoder:

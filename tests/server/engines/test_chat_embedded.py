@@ -1,24 +1,18 @@
 """The chat on the embedded engine: the same answers as the plain route, whole and in pieces."""
 
-import base64
-import io
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from starlette.testclient import TestClient
 
 from simpleseg_polygon.prompts import TARGETS, Target, instruction
-from simpleseg_server.app import create_app
-from simpleseg_server.config import Settings
 from simpleseg_server.engines.transformers import TransformersEngine
 
 from ..asking import answer
 from ..chatting import PATH, chunks, complete, joined, last_of, user
-from .support import IMAGES
+from .support import serving
 
 LIMITS = {"region": 320, "box": 128, "point": 64, "text": 24}
 OPTIONS: list[dict[str, Any]] = [{}, {"temperature": 0.8, "seed": 5}]
@@ -27,19 +21,8 @@ OPTIONS: list[dict[str, Any]] = [{}, {"temperature": 0.8, "seed": 5}]
 @pytest.fixture(scope="module")
 def client(qwen3_checkpoint: Path) -> Iterator[TestClient]:
     engine = TransformersEngine(qwen3_checkpoint, num_threads=1)
-    with TestClient(create_app(Settings(), engine)) as client:
-        deadline = time.monotonic() + 60
-        while client.get("/readyz").status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    with serving(engine) as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def image64() -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(IMAGES[0]).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 @pytest.mark.parametrize("target", TARGETS)
