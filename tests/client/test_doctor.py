@@ -5,13 +5,14 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from typer.testing import CliRunner
 
 from simpleseg import __version__, doctor
 from simpleseg.cli import app
+from simpleseg_server.config import Settings
 from simpleseg_server.engines import choose
 from simpleseg_server.engines.scripted import ScriptedEngine
 
@@ -98,16 +99,23 @@ def test_secrets_do_not_show_and_an_open_server_is_noted() -> None:
     assert "4711" not in json.dumps(found)
 
 
-def test_checkpoints_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(engine: Literal["embedded", "remote"] = "embedded") -> doctor.Check:
+        return doctor.model(Settings(model=str(tmp_path), engine=engine))
+
     (tmp_path / "config.json").write_text("{")
-    assert doctor._folder_model(tmp_path, is_demo=False).status == "problem"
-    (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
-    assert "has no weights" in doctor._folder_model(tmp_path, is_demo=False).detail
+    assert look().status == "problem"
+    (tmp_path / "config.json").write_text('{"model_type": "kimi_vl"}')
+    assert "has no weights" in look().detail
+    assert look("remote").status == "ok"
     (tmp_path / "model.safetensors").write_bytes(bytes(2**20))
-    found = doctor._folder_model(tmp_path, is_demo=False)
-    assert (found.status, found.facts["weight_bytes"]) == ("ok", 2**20)
+    assert (look().status, look().facts["weight_bytes"]) == ("ok", 2**20)
+    assert look().facts["needs_vllm"] is True
+    (tmp_path / "simpleseg.json").write_text('{"colour": "red"}')
+    assert "simpleseg.json: unknown entry colour" in look().detail
+    (tmp_path / "simpleseg.json").unlink()
     monkeypatch.setattr(doctor, "_available_memory", lambda: 2**19)
-    assert "of memory that are free" in doctor._folder_model(tmp_path, is_demo=False).detail
+    assert (look().status, "of memory that are free" in look().detail) == ("note", True)
 
 
 def test_a_model_that_would_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ Each says what it found and, where that keeps a server from starting, what to do
 imported only where it is installed.
 """
 
-import json
 import platform
 import shutil
 import subprocess
@@ -16,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from packaging.requirements import Requirement
+from pydantic import TypeAdapter
 
 from simpleseg import __version__
-from simpleseg.cli_support import Failure, application_of, checkpoint_of, extra
+from simpleseg.cli_support import Failure, application_of, checkpoint_of
 from simpleseg.client import SimpleSeg
 from simpleseg.errors import SimpleSegError
 from simpleseg.protocol import READY_PATH, read_answer, request_of
@@ -35,6 +35,7 @@ _SHOWN = ("torch", "transformers", "vllm", "fastapi", "uvicorn", "numpy", "pillo
 _TOLD_ALWAYS = ("host", "port", "engine")
 _SERVER_TIMEOUT_S = 5.0
 _SMI = ("--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+_OBJECT = TypeAdapter(dict[str, Any])
 
 Status = Literal["ok", "note", "problem"]
 
@@ -188,13 +189,14 @@ def model(settings: "Settings") -> Check:
         path = checkpoint_of(settings.model)
     except Failure as error:
         return Check("model", "problem", str(error), "name a checkpoint's folder with --model")
-    if not Path(path).is_dir():
-        return _hub_model(path)
-    return _folder_model(Path(path), is_demo=settings.model is None)
+    try:
+        return _folder_model(Path(path), settings) if Path(path).is_dir() else _hub_model(path)
+    except (OSError, ValueError) as error:
+        return Check("model", "problem", f"{path}: {error}", "repair or replace the checkpoint")
 
 
 def _hub_model(name: str) -> Check:
-    facts = {"id": name, "cached": _is_cached(name)}
+    facts = {"id": name, "cached": _is_cached(name), **_profile(name)}
     if facts["cached"]:
         return Check("model", "ok", f"{name}, in the cache of Hugging Face", facts=facts)
     detail = f"{name} is no folder here: the start downloads it from Hugging Face"
@@ -209,19 +211,29 @@ def _is_cached(name: str) -> bool:
     return isinstance(try_to_load_from_cache(name, "config.json"), str)
 
 
-def _folder_model(folder: Path, *, is_demo: bool) -> Check:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    except (OSError, ValueError) as error:
-        return Check("model", "problem", f"{folder}: {error}", "repair or replace the checkpoint")
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    detail = f"{'the demo model' if is_demo else folder}, {kind}, {size / 2**20:.0f} MiB of weights"
-    facts = {"path": str(folder), "model_type": kind, "weight_bytes": size, "demo": is_demo}
-    if not size:
+def _profile(path: str) -> dict[str, Any]:
+    """What the server would know of the checkpoint; its files are read by transformers."""
+    if find_spec("transformers") is None:
+        return {}
+    from simpleseg_server.engines.profiles import known_profile
+
+    profile = known_profile(path)
+    names = ("name", "input_hw", "dtype", "needs_vllm", "needs_remote_code")
+    return {name: getattr(profile, name) for name in names}
+
+
+def _folder_model(folder: Path, settings: "Settings") -> Check:
+    """Raises OSError and ValueError where a file of it cannot be read."""
+    config = _OBJECT.validate_json((folder / "config.json").read_bytes())
+    files = (file for kind in ("*.safetensors", "*.bin") for file in folder.glob(kind))
+    size, kind = sum(file.stat().st_size for file in files), config.get("model_type")
+    facts = {"path": str(folder), "model_type": kind, "weight_bytes": size, **_profile(str(folder))}
+    if not size and settings.engine != "remote":
         fix = "put the weights (*.safetensors) beside config.json"
         return Check("model", "problem", f"{folder} has no weights", fix, facts)
-    if is_demo:
+    named = "the demo model" if settings.model is None else str(folder)
+    detail = f"{named}, {kind}, {size / 2**20:.0f} MiB of weights"
+    if settings.model is None:
         detail += "; it knows drawn scenes, not photographs"
     free = _available_memory()
     if free is not None and free < size:
@@ -242,19 +254,17 @@ def _available_memory() -> int | None:
 def engine(settings: "Settings") -> Check:
     """Goes the way of ``simpleseg serve`` up to the point where the model would be loaded."""
     try:
-        with extra("server"):
-            import simpleseg_server.app  # noqa: F401  # the packages that serving needs
-        from simpleseg_server.engines.choose import best_engine
-
-        kind, why = settings.engine, "as the settings say"
-        if kind == "auto":
-            kind, why = best_engine()
         application_of(settings, lambda: None)
     except Failure as error:
         return Check("engine", "problem", str(error), _command_in(str(error)))
     except (ImportError, OSError) as error:  # a package that is there and cannot be loaded
         fix = f"install it anew: pip install --force-reinstall {_package_in(error)}"
         return Check("engine", "problem", f"{type(error).__name__}: {error}", fix)
+    from simpleseg_server.engines.choose import best_engine
+
+    kind, why = (
+        best_engine() if settings.engine == "auto" else (settings.engine, "it was asked for")
+    )
     facts = {"asked": settings.engine, "engine": kind, "why": why}
     return Check("engine", "ok", f"{settings.engine} is {kind}: {why}", facts=facts)
 
