@@ -8,12 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 from reference_cli import command_line
+from reference_errors import errors
 from reference_http import http_api
 from reference_metrics import metrics
 
 PARTS: dict[str, Callable[[], str]] = {
     "http-api": http_api,
     "command-line": command_line,
+    "errors": errors,
     "metrics": metrics,
 }
 _MARK = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.MULTILINE)

@@ -99,3 +99,11 @@ def test_the_python_reference_has_every_method(site: Path) -> None:
             assert f"simpleseg.Segmentation.{name}" in text
     assert "&gt;&gt;&gt;" in text.replace("</span>", "").replace('<span class="gp">', "")
     assert "<blockquote>" not in text
+    assert "ServiceUnavailableError   503" in text
+
+
+def test_the_readme_lists_every_route() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    document: Any = create_app(Settings(), ScriptedEngine(["[]"])).openapi()
+    for path in document["paths"]:
+        assert path.partition("{")[0].rstrip("/") in readme, path

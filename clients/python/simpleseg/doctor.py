@@ -262,11 +262,11 @@ def engine(settings: "Settings") -> Check:
         return Check("engine", "problem", f"{type(error).__name__}: {error}", fix)
     from simpleseg_server.engines.choose import best_engine
 
-    kind, why = (
-        best_engine() if settings.engine == "auto" else (settings.engine, "it was asked for")
-    )
-    facts = {"asked": settings.engine, "engine": kind, "why": why}
-    return Check("engine", "ok", f"{settings.engine} is {kind}: {why}", facts=facts)
+    if settings.engine != "auto":
+        detail = f"{settings.engine}, as asked for"
+        return Check("engine", "ok", detail, facts={"engine": settings.engine})
+    kind, why = best_engine()
+    return Check("engine", "ok", f"auto is {kind}: {why}", facts={"engine": kind, "why": why})
 
 
 def _command_in(message: str) -> str | None:
