@@ -12,10 +12,13 @@ TORCH ?= torch==2.13.0
 
 VLLM_VENV ?= .venv-vllm
 
-.PHONY: demo test test-slow test-vllm lint format clean
+.PHONY: demo docs test test-slow test-vllm lint format clean
 
 demo: $(VENV)/.installed-server
 	$(BIN)/python examples/demo.py
+
+docs: $(VENV)/.installed-all
+	$(BIN)/mkdocs build --strict
 
 test: lint
 	$(BIN)/python -m pytest -q -m "not slow and not vllm"
@@ -37,7 +40,7 @@ format: $(VENV)/.installed-all
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) demo-output screenshots build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) demo-output screenshots site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -50,7 +53,7 @@ $(VENV)/.installed-server: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-all: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(TORCH) --editable '.[server,training,test]'
+	$(BIN)/python -m pip install --quiet $(TORCH) --editable '.[server,training,test,docs]'
 	@touch $@ $(VENV)/.installed-server
 
 # vLLM has an environment of its own, since it asks for other versions than the server does. The

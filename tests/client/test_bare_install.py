@@ -148,3 +148,16 @@ def test_the_command_line_works_and_names_the_extra_that_is_missing(bare: Path, 
         assert refused.returncode == 1
         assert "pip install 'simpleseg-server[server]'" in refused.stderr
         assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_the_doctor_says_what_is_missing(bare: Path, url: str) -> None:
+    run = _run(bare / "simpleseg", "doctor", "--json", "--url", url)
+    told = json.loads(run.stdout)
+    found = {check["name"]: check for check in told["checks"]}
+    assert (run.returncode, told["can_serve"], run.stderr) == (1, False, "")
+    problems = {name for name, check in found.items() if check["status"] == "problem"}
+    assert problems == {"extras", "engine"}
+    assert {"torch", "fastapi"} <= set(found["extras"]["facts"]["missing"]["server"])
+    for name in problems:
+        assert found[name]["fix"] == "pip install 'simpleseg-server[server]'"
+    assert found["model"]["status"] == found["server"]["status"] == "ok"

@@ -1,13 +1,11 @@
-"""The command line: `simpleseg serve`, `simpleseg segment`, `simpleseg batch`, `simpleseg eval`.
+"""The command line: `simpleseg serve`, `segment`, `batch`, `eval`, `calibrate`, `doctor`.
 
 Nothing heavy is imported before the command that needs it runs.
 """
 
 import asyncio
-import inspect
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +13,11 @@ import typer
 
 from simpleseg import __version__
 from simpleseg.cli_batch import batch
+from simpleseg.cli_doctor import doctor
 from simpleseg.cli_measure import calibrate, evaluate
 from simpleseg.cli_support import (
     ANSWER_TIMEOUT_S,
+    ConfigOption,
     EngineName,
     Failure,
     ModelOption,
@@ -27,6 +27,7 @@ from simpleseg.cli_support import (
     extra,
     load_settings,
     settings_errors,
+    with_settings,
 )
 from simpleseg.errors import SimpleSegError
 from simpleseg.protocol import SegmentOptions
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command()(batch)
 app.command("eval")(evaluate)
 app.command()(calibrate)
+app.command()(with_settings(doctor))
 
 
 def _show_version(wanted: bool) -> None:
@@ -57,24 +59,11 @@ def _options(
     pass
 
 
-def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for every setting of the server in place of its ``**options``."""
-    from simpleseg_server.options import parameters
-
-    own = inspect.signature(command)
-    named = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    vars(command)["__signature__"] = own.replace(parameters=[*named, *parameters()])
-    return command
-
-
 @app.command()
-@_with_settings
+@with_settings
 def serve(
     *,
-    config: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A TOML file of settings; also SIMPLESEG_CONFIG."),
-    ] = None,
+    config: ConfigOption = None,
     check_config: Annotated[
         bool,
         typer.Option("--check-config", help="Print the settings in effect, secrets masked; stop."),

@@ -2,6 +2,7 @@
 failures in one line."""
 
 import asyncio
+import inspect
 import os
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -59,6 +60,10 @@ ModelOption = Annotated[
 UrlOption = Annotated[
     str | None, typer.Option(help="Ask this server instead of running the model here.")
 ]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A TOML file of settings; also SIMPLESEG_CONFIG."),
+]
 
 
 @contextmanager
@@ -82,6 +87,16 @@ def settings_errors() -> Generator[None]:
         yield
     except ConfigError as error:
         raise Failure(f"settings: {error}", status=2) from error
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for every setting of the server in place of its ``**options``."""
+    from simpleseg_server.options import parameters
+
+    own = inspect.signature(command)
+    named = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    vars(command)["__signature__"] = own.replace(parameters=[*named, *parameters()])
+    return command
 
 
 def load_settings(file: Path | None, options: Mapping[str, Any]) -> "Loaded":

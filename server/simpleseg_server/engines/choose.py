@@ -19,13 +19,15 @@ def is_vllm_installed() -> bool:
     return find_spec("vllm") is not None
 
 
-def best_engine() -> EngineKind:
-    """vLLM where it is installed and a GPU is there, else the embedded engine."""
+def best_engine() -> tuple[EngineKind, str]:
+    """What ``auto`` is, and why: vLLM where it is installed and a GPU is there, else embedded."""
     if not is_vllm_installed():
-        return "embedded"
+        return "embedded", "vLLM is not installed"
     import torch
 
-    return "vllm" if torch.cuda.is_available() else "embedded"
+    if not torch.cuda.is_available():
+        return "embedded", "torch sees no GPU"
+    return "vllm", "vLLM is installed and torch sees a GPU"
 
 
 def make_engine(
@@ -49,7 +51,7 @@ def make_engine(
     if upstreams and upstreams.get("upstreams"):
         raise ValueError("only the remote engine has upstreams; use --engine remote")
     assert checkpoint is not None
-    kind = best_engine() if kind == "auto" else kind
+    kind = best_engine()[0] if kind == "auto" else kind
     if kind == "vllm":
         return _vllm_engine(checkpoint, max_batch, draft, vllm_options or {})
     if vllm_options:

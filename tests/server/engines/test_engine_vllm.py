@@ -500,7 +500,7 @@ def test_auto_is_vllm_with_a_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setattr(choose, "is_vllm_installed", lambda installed=installed: installed)
         monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
-        assert choose.best_engine() == expected
+        assert choose.best_engine()[0] == expected
 
 
 def test_options_reach_vllm_and_nothing_else(
