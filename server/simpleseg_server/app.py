@@ -24,7 +24,7 @@ from simpleseg_server.images import install_bomb_guard
 from simpleseg_server.keeper import EngineKeeper
 from simpleseg_server.keys import KeyRing
 from simpleseg_server.middleware import CLIENT_CLOSED, BodyLimit, RequestContext
-from simpleseg_server.routes import batch, chat, images, operations, segment
+from simpleseg_server.routes import batch, chat, compat, images, operations, segment
 from simpleseg_server.services import Services
 from simpleseg_server.telemetry import Metrics
 from simpleseg_server.tracing import Tracer, Tracing
@@ -82,6 +82,8 @@ def create_app(
         exception_handlers=ERROR_HANDLERS,
     )
     app.state.services = services
+    for router in compat.routers(settings.enable):
+        app.include_router(router)  # first: some of their paths are ours too
     app.include_router(segment.router)
     app.include_router(batch.router)
     app.include_router(images.router)
@@ -105,6 +107,7 @@ def surroundings(
             open_paths=settings.open_paths,
             metrics=metrics,
             retry_after_s=settings.retry_after_s,
+            tools=settings.enable,
         ),
         Middleware(BodyLimit, metrics=metrics, max_body_bytes=settings.max_body_bytes),
     ]
