@@ -48,7 +48,8 @@ _OUTCOMES: Mapping[str, Outcome] = {
 }
 _HEADERS = {
     "User-Agent": "simpleseg-server",
-    "Accept": "image/jpeg, image/png, image/webp, image/gif",
+    # Servers that do not know what their own files are would refuse to send them without the last.
+    "Accept": "image/jpeg, image/png, image/webp, image/gif, */*;q=0.1",
     "Accept-Encoding": "identity",
     "Connection": "close",
 }
