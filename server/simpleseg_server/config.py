@@ -217,7 +217,7 @@ class Settings(BaseModel):
 
     enable: Tools = ()
     """Tools whose own requests are answered too; API keys also count in the way in which they send
-    them."""
+    them. Not in vLLM's own server."""
     label_studio_url: BaseUrl | None = None
     """Where Label Studio is, such as http://127.0.0.1:8080: the images that it stores itself are
     fetched there. Its host must be one of `image_url_hosts`."""

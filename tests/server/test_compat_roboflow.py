@@ -112,6 +112,14 @@ def test_a_busy_server_says_when_to_come_back(
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "7")
 
 
+def test_a_prompt_that_fails_is_not_taken_for_an_absent_object(
+    client: TestClient, engine: Any, image64: str
+) -> None:
+    engine.replies["cat"] = Reply(TRIANGLE, fault="error")
+    refused = client.post(PATH, json=body(image64, {"text": "dog"}, {"text": "cat"}))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
+
+
 def test_the_real_package(engine: Any, serve_on_socket: Any, png: bytes) -> None:
     sdk = pytest.importorskip("inference_sdk")
     picture = Image.open(io.BytesIO(png))

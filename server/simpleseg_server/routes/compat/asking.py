@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from simpleseg.schema import SegmentResponse
 from simpleseg_server.body import read_json_body
 from simpleseg_server.calls import call_of
-from simpleseg_server.errors import ApiError, from_validation_error
+from simpleseg_server.errors import ApiError, engine_unavailable, from_validation_error
 from simpleseg_server.pipeline import Job
 from simpleseg_server.routes.segment import read_request_body, unless_disconnected
 from simpleseg_server.services import owner_of, services_of
@@ -94,9 +94,16 @@ async def prepared(request: Request, question: Question, part: Part | None = Non
 
 
 async def answer(request: Request, question: Question, part: Part | None = None) -> SegmentResponse:
-    """The answer to a question. Raises ApiError."""
+    """The answer to a question.
+
+    Raises ApiError, also where the engine failed on one prompt of several: the tools have no word
+    for that, and would take it for an object that is not there.
+    """
     services = services_of(request)
     response = await services.segmenter.run(await prepared(request, question, part))
+    if any(result.finish_reason == "error" for result in response.results):
+        wait_s = services.settings.retry_after_s
+        raise engine_unavailable(wait_s, "the engine could not answer every prompt")
     services.metrics.observe_response(response)
     return response
 

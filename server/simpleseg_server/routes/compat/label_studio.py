@@ -70,13 +70,19 @@ async def predict(request: Request) -> dict[str, Any]:
     """Of several tasks, one that fails has an ``error`` in place of its ``result``, which Label
     Studio logs and passes over."""
     async with admitted(request) as fields:
-        asked = checked(PredictRequest, fields)
-        wanted = wishes(interface := read_interface(asked.label_config), asked.params.context)
-        if len(asked.tasks) > services_of(request).settings.max_batch_requests:
-            message = "too many tasks at once; Label Studio's batch size says how many it sends"
-            raise ApiError(422, "too_many_requests", message, param="tasks")
-        work = _all_predicted(request, asked.tasks, interface, wanted)
-        return {"results": await unless_disconnected(request, work)}
+        services = services_of(request)
+        asked = await services.segmenter.work(_asked, fields, services.settings)
+        return {"results": await unless_disconnected(request, _all_predicted(request, *asked))}
+
+
+def _asked(fields: dict[str, Any], settings: Settings) -> tuple[list[Task], Interface, list[Wish]]:
+    """Raises ApiError. Long texts take their time."""
+    asked = checked(PredictRequest, fields)
+    if len(asked.tasks) > settings.max_batch_requests:
+        message = f"at most {settings.max_batch_requests} tasks at once"
+        raise ApiError(422, "too_many_requests", message, param="tasks")
+    interface = read_interface(asked.label_config)
+    return asked.tasks, interface, wishes(interface, asked.params.context)
 
 
 async def _all_predicted(

@@ -77,14 +77,14 @@ class AskSegment(Ask):
     stream: bool = False
 
 
-class Region4(BaseModel):
+class Corners(BaseModel):
     x_min: float
     y_min: float
     x_max: float
     y_max: float
 
     @classmethod
-    def of(cls, x_min: float, y_min: float, x_max: float, y_max: float) -> "Region4":
+    def of(cls, x_min: float, y_min: float, x_max: float, y_max: float) -> "Corners":
         return cls(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max)
 
 
@@ -93,7 +93,7 @@ class Segment(BaseModel):
     are those of a result of ``POST /segment``."""
 
     path: str
-    bbox: Region4 | None = None
+    bbox: Corners | None = None
     status: str
     score: float | None
 
@@ -102,7 +102,7 @@ class Update(BaseModel):
     """An event of a stream."""
 
     type: str
-    bbox: Region4 | None = None
+    bbox: Corners | None = None
     chunk: str | None = None
     path: str | None = None
     completed: bool = False
@@ -158,7 +158,7 @@ async def detect(request: Request) -> dict[str, Any]:
     async with admitted(request) as fields:
         response = await answered(request, checked(Ask, fields).question("box"))
     (result,) = response.results
-    return {"objects": [Region4.of(*box).model_dump() for box in result.boxes or []]}
+    return {"objects": [Corners.of(*box).model_dump() for box in result.boxes or []]}
 
 
 @router.post("/v1/point")
@@ -176,7 +176,7 @@ async def _updates(
     object's own is known only when it is drawn."""
     services = services_of(request)
     pen = _Pen()
-    yield encode(Update(type="bbox", bbox=Region4.of(*WHOLE)))
+    yield encode(Update(type="bbox", bbox=Corners.of(*WHOLE)))
     try:
         for event in first:
             for chunk in pen.drawn(event):
@@ -225,7 +225,7 @@ def _outlined(result: Result) -> Segment:
     box = Box(min(xs), min(ys), max(xs), max(ys))
     return Segment(
         path=" ".join(_closed(ring, box) for ring in rings),
-        bbox=Region4.of(*box),
+        bbox=Corners.of(*box),
         status=result.status,
         score=result.score,
     )
