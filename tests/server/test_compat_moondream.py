@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+import resvg_py
+from PIL import Image
 from starlette.testclient import TestClient
 
 from simpleseg_polygon.codec import parse_region
@@ -19,6 +20,7 @@ from simpleseg_polygon.raster import region_to_mask
 from simpleseg_server.engines.scripted import Reply
 
 from .conftest import TRIANGLE, encoded
+from .test_fetch_routes import wait_until
 
 md = pytest.importorskip("moondream", reason="pip install --no-deps moondream")
 
@@ -27,6 +29,12 @@ TWO_PARTS = (
     "[[0.3, 0.3], [0.3, 0.8], [0.8, 0.8], [0.8, 0.3]]]."
 )
 """They overlap, and the second runs the other way round."""
+FRAME = (
+    "[[[0.1, 0.1], [0.9, 0.1], [0.9, 0.3], [0.1, 0.3]], [[0.7, 0.1], [0.9, 0.1], [0.9, 0.9], "
+    "[0.7, 0.9]], [[0.1, 0.7], [0.9, 0.7], [0.9, 0.9], [0.1, 0.9]], [[0.1, 0.1], [0.3, 0.1], "
+    "[0.3, 0.9], [0.1, 0.9]]]."
+)
+"""Four bars around nothing."""
 SIZE = ImageSize(100, 200)
 
 
@@ -47,20 +55,15 @@ def moon(url: str) -> Any:
 
 
 def drawn(path: str, box: Any) -> np.ndarray:
-    """A path in shares of its box as a mask; what two subpaths cover is covered once."""
-    picture = Image.new("1", (SIZE.width, SIZE.height))
-    pen = ImageDraw.Draw(picture)
+    """A path in shares of its box as a mask, painted as Moondream's own engine has it painted."""
     width, height = box["x_max"] - box["x_min"], box["y_max"] - box["y_min"]
-    for ring in filter(None, map(str.strip, path.split("Z"))):
-        numbers = list(map(float, re.findall(r"-?[\d.]+", ring)))
-        pen.polygon(
-            [
-                ((box["x_min"] + x * width) * SIZE.width, (box["y_min"] + y * height) * SIZE.height)
-                for x, y in zip(numbers[::2], numbers[1::2], strict=True)
-            ],
-            fill=1,
-        )
-    return np.array(picture)
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{SIZE.width}" height="{SIZE.height}" '
+        f'viewBox="0 0 1 1" preserveAspectRatio="none"><path d="{path}" '
+        f'transform="translate({box["x_min"]},{box["y_min"]}) scale({width},{height})"/></svg>'
+    )
+    png = Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True)))
+    return np.asarray(png.convert("RGBA"))[:, :, 3] >= 128
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
@@ -75,7 +78,7 @@ def refused(ask: Callable[[], Any]) -> tuple[int, Any]:
         return answer.code, json.loads(answer.read())["error"]
 
 
-@pytest.mark.parametrize("text", [TRIANGLE, TWO_PARTS])
+@pytest.mark.parametrize("text", [TRIANGLE, TWO_PARTS, FRAME], ids=["one", "two", "frame"])
 def test_a_path_lies_in_its_box_and_the_box_in_the_image(
     text: str, moon: Any, engine: Any, picture: Image.Image
 ) -> None:
@@ -85,7 +88,7 @@ def test_a_path_lies_in_its_box_and_the_box_in_the_image(
     assert (min(numbers[::2]), max(numbers[::2])) == (0, 1)
     assert (min(numbers[1::2]), max(numbers[1::2])) == (0, 1)
     truth = region_to_mask(parse_region(text).value, SIZE)
-    assert overlap(drawn(found["path"], found["bbox"]), truth) > 0.9
+    assert overlap(drawn(found["path"], found["bbox"]), truth) > 0.97
     assert "the dog" in engine.requests[0].instruction
 
 
@@ -109,6 +112,7 @@ def test_a_stream_draws_as_the_engine_writes(moon: Any, engine: Any, picture: Im
     coarse = "".join(chunk["chunk"] for chunk in chunks)
     assert re.fullmatch(r"( M [\d.]+ [\d.]+( L [\d.]+ [\d.]+)+ Z )+", coarse)
     truth = region_to_mask(parse_region(TWO_PARTS).value, SIZE)
+    # Where parts overlap that run opposite ways they cancel out, until the last update.
     assert overlap(drawn(coarse, first["bbox"]), truth) > 0.9
 
 
@@ -119,6 +123,14 @@ def test_a_stream_that_breaks_ends_without_a_last_update(
     updates = list(moon.segment(picture, "the dog", stream=True))
     assert any("chunk" in update for update in updates)
     assert not any("completed" in update for update in updates)
+
+
+def test_closing_a_stream_frees_the_engine(moon: Any, engine: Any, picture: Image.Image) -> None:
+    engine.default = Reply(TWO_PARTS, fault="hang", fault_after=12)
+    stream = moon.segment(picture, "the dog", stream=True)
+    assert "bbox" in next(stream)
+    stream.close()
+    wait_until(lambda: engine.running == 0 and len(engine.cancelled) == 1)
 
 
 def test_what_is_not_there_has_no_path(moon: Any, engine: Any, picture: Image.Image) -> None:
