@@ -52,8 +52,10 @@ $(VENV)/.installed-server: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(TORCH) --editable '.[server]'
 	@touch $@
 
+# Moondream's client asks for that company's own engine as well, which no client of a server needs.
 $(VENV)/.installed-all: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(TORCH) --editable '.[server,training,test,docs]'
+	$(BIN)/python -m pip install --quiet --no-deps 'moondream>=2.6,<3'
 	@touch $@ $(VENV)/.installed-server
 
 # vLLM has an environment of its own, since it asks for other versions than the server does. The

@@ -24,7 +24,7 @@ from simpleseg_server.keeper import EngineKeeper
 from simpleseg_server.keys import KeyRing
 from simpleseg_server.middleware import CLIENT_CLOSED, BodyLimit, RequestContext
 from simpleseg_server.openapi import describe
-from simpleseg_server.routes import batch, chat, images, operations, segment, tokenize
+from simpleseg_server.routes import batch, chat, compat, images, operations, segment, tokenize
 from simpleseg_server.routes.playground import open_paths, playground_router
 from simpleseg_server.services import Services
 from simpleseg_server.telemetry import Metrics
@@ -78,6 +78,8 @@ def create_app(
         exception_handlers=ERROR_HANDLERS,
     )
     app.state.services = services
+    for router in compat.routers(settings.enable):
+        app.include_router(router)  # first: some of their paths are ours too
     app.include_router(segment.router)
     app.include_router(batch.router)
     app.include_router(images.router)
@@ -104,6 +106,7 @@ def surroundings(
             open_paths={*settings.open_paths, *open_paths(settings)},
             metrics=metrics,
             retry_after_s=settings.retry_after_s,
+            tools=settings.enable,
         ),
         Middleware(BodyLimit, metrics=metrics, max_body_bytes=settings.max_body_bytes),
     ]

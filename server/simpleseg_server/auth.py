@@ -3,14 +3,17 @@
 Plain ASGI, outside the body limit and the routes: a client without a key costs no body and no slot.
 """
 
+import base64
+import binascii
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from simpleseg_server.config import Settings
+from simpleseg_server.config import Settings, Tool
 from simpleseg_server.errors import ApiError
 from simpleseg_server.keys import Key, KeyRing
 from simpleseg_server.middleware import refuse
@@ -20,11 +23,52 @@ from simpleseg_server.telemetry import Metrics
 PROBES = frozenset({"/livez", "/readyz", "/health", "/ping", "/v1/health/live", "/v1/health/ready"})
 """Paths that never need a key."""
 _BEARER = re.compile(rb"bearer +([!-~]{1,512})", re.IGNORECASE)
+_BASIC = re.compile(rb"basic +([A-Za-z0-9+/=]{1,2048})", re.IGNORECASE)
 _BARE = re.compile(rb"([!-~]{1,512})")
-_CREDENTIALS = {b"authorization": _BEARER, b"x-api-key": _BARE}
 _UNCOUNTED_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="simpleseg"'}
 _MESSAGE = "give one valid API key, as Authorization: Bearer KEY or as X-API-Key: KEY"
+
+Reader = Callable[[bytes], str | None]
+"""A header's value -> the key in it."""
+
+
+def _bare(value: bytes) -> str | None:
+    match = _BARE.fullmatch(value)
+    return None if match is None else match[1].decode("ascii")
+
+
+def _bearer(value: bytes) -> str | None:
+    match = _BEARER.fullmatch(value)
+    return None if match is None else match[1].decode("ascii")
+
+
+def _bearer_or_password(value: bytes) -> str | None:
+    """The key is the password, whoever the user is."""
+    match = _BASIC.fullmatch(value)
+    if match is None:
+        return _bearer(value)
+    try:
+        _, _, password = base64.b64decode(match[1], validate=True).partition(b":")
+    except binascii.Error:
+        return None
+    return _bare(password)
+
+
+_READERS: Mapping[bytes, Reader] = MappingProxyType(
+    {b"authorization": _bearer, b"x-api-key": _bare}
+)
+_READERS_OF_TOOLS: Mapping[Tool, Mapping[bytes, Reader]] = {
+    "label-studio": {b"authorization": _bearer_or_password},
+    "moondream": {b"x-moondream-auth": _bare},
+    "roboflow": {},
+    "x-anylabeling": {b"token": _bare},
+}
+
+
+def readers(tools: Iterable[Tool]) -> Mapping[bytes, Reader]:
+    """The headers that may hold a key, those of the tools among them."""
+    return dict(_READERS) | {k: v for tool in tools for k, v in _READERS_OF_TOOLS[tool].items()}
 
 
 class KeyGuard:
@@ -40,9 +84,11 @@ class KeyGuard:
         open_paths: Iterable[str],
         metrics: Metrics,
         retry_after_s: float,
+        tools: Iterable[Tool] = (),
     ) -> None:
         self.app = app
         self.metrics = metrics
+        self._readers = readers(tools)
         self._ring = ring
         self._open_paths = PROBES | frozenset(open_paths)
         self._quotas = Quotas(retry_after_s)
@@ -51,7 +97,7 @@ class KeyGuard:
         if scope["type"] != "http" or not self._ring.is_locked or self._is_open(scope):
             await self.app(scope, receive, send)
             return
-        presented = presented_key(scope["headers"])
+        presented = presented_key(scope["headers"], self._readers)
         key = None if presented is None else self._ring.find(presented)
         if key is None:
             error = ApiError(401, "invalid_api_key", _MESSAGE)
@@ -85,18 +131,19 @@ class KeyGuard:
             self._quotas.leave(key)
 
 
-def presented_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+def presented_key(
+    headers: Iterable[tuple[bytes, bytes]], readers: Mapping[bytes, Reader] = _READERS
+) -> str | None:
     """The key in a request's headers; None where there is none, more than one, or no sound one.
 
     >>> presented_key([(b"authorization", b"Bearer abc")]), presented_key([(b"x-api-key", b"abc")])
     ('abc', 'abc')
     """
-    given = [(name, value) for name, value in headers if name in _CREDENTIALS]
+    given = [(name, value) for name, value in headers if name in readers]
     if len(given) != 1:
         return None
     ((name, value),) = given
-    match = _CREDENTIALS[name].fullmatch(value)
-    return None if match is None else match[1].decode("ascii")
+    return readers[name](value)
 
 
 def document_keys(document: dict[str, Any], settings: Settings) -> None:

@@ -72,7 +72,8 @@ class Call:
 
     ``item_params`` and ``image_param`` are the fields the prompts and the image came from;
     ``declared_type`` is the media type sent with the image. ``image_id`` names a kept image and
-    ``image_url`` one to fetch, which then stand for the bytes. ``wording`` is set where the client
+    ``image_url`` one to fetch, which then stand for the bytes; ``image_authorization`` is what the
+    operator lets that URL's server know. ``wording`` is set where the client
     worded the question itself; then the items are answers to one question.
     """
 
@@ -85,6 +86,7 @@ class Call:
     wording: Wording | None = None
     image_id: str | None = None
     image_url: str | None = None
+    image_authorization: str | None = None
 
     def worded(self, named: Named, view: Box) -> Wording:
         """What the engine is asked about an item, of which it sees a view of the image."""

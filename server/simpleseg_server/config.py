@@ -23,7 +23,7 @@ from pydantic_core import PydanticCustomError
 from simpleseg_server.engines.choose import EngineKind
 from simpleseg_server.engines.dialects import Dialect
 from simpleseg_server.engines.picture import ImageFormat
-from simpleseg_server.fetch_rules import listed_host
+from simpleseg_server.fetch_rules import WEB_PORTS, Rules, listed_host, target_of
 
 MIB = 2**20
 
@@ -42,12 +42,32 @@ def _split_words(value: Any) -> Any:
     return value.split() if isinstance(value, str) else value
 
 
+def _split_all(value: Any) -> Any:
+    """The items of comma-separated strings, one or several of them."""
+    if isinstance(value, str):
+        return _split(value)
+    if isinstance(value, list | tuple):
+        return [item for one in value for item in (_split(one) if isinstance(one, str) else [one])]
+    return value
+
+
 def _checked_key(key: SecretStr) -> SecretStr:
     """A key must survive the trip in a header as it is."""
     text = key.get_secret_value()
     if not re.fullmatch(r"[!-~]{1,512}", text):
         raise PydanticCustomError("key_invalid", "a key is 1 to 512 visible ASCII characters")
     return key
+
+
+def _checked_base_url(text: str) -> str:
+    try:
+        is_base = target_of(text).url.path == "/"
+    except ValueError:
+        is_base = False
+    if not is_base:
+        message = "reads http://host:port or https://host, without a path"
+        raise PydanticCustomError("base_url_invalid", message)
+    return text.rstrip("/")
 
 
 def _checked_host(text: str) -> str:
@@ -64,6 +84,9 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
 Hosts = Annotated[
     tuple[Annotated[str, AfterValidator(_checked_host)], ...], BeforeValidator(_split)
 ]
+Tool = Literal["label-studio", "moondream", "roboflow", "x-anylabeling"]
+Tools = Annotated[tuple[Tool, ...], BeforeValidator(_split_all)]
+BaseUrl = Annotated[str, AfterValidator(_checked_base_url)]
 Secret = Annotated[SecretStr, AfterValidator(_checked_key)]
 Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_split)]
 
@@ -200,6 +223,16 @@ class Settings(BaseModel):
     max_fetches_per_host: Positive = 8
     """Images fetched at once from one host; as many may wait, more are answered 503."""
 
+    enable: Tools = ()
+    """Tools whose own requests are answered too; API keys also count in the way in which they send
+    them. Not in vLLM's own server."""
+    label_studio_url: BaseUrl | None = None
+    """Where Label Studio is, such as http://127.0.0.1:8080: the images that it stores itself are
+    fetched there. Its host must be one of `image_url_hosts`."""
+    label_studio_token: Secret | None = None
+    """A legacy token of Label Studio, sent to `label_studio_url` and nowhere else. Better kept in a
+    variable."""
+
     max_kept_image_bytes: Positive = 256 * MIB
     """Room for uploaded images, files and pixels together; what was used least recently goes."""
     kept_image_ttl_s: Seconds = 3600.0
@@ -251,7 +284,16 @@ class Settings(BaseModel):
         if self.image_urls == "listed" and not self.image_url_hosts:
             message = "image_urls is listed, and image_url_hosts lists none"
             raise PydanticCustomError("needs_image_url_hosts", message)
+        if self.label_studio_url is not None and not self._lists(self.label_studio_url):
+            message = "the host of label_studio_url must be one of image_url_hosts"
+            raise PydanticCustomError("label_studio_host_unlisted", message)
+        if self.label_studio_token is not None and self.label_studio_url is None:
+            message = "label_studio_token is for label_studio_url, and there is none"
+            raise PydanticCustomError("needs_label_studio_url", message)
         return self
+
+    def _lists(self, url: str) -> bool:
+        return Rules(self.image_url_hosts, WEB_PORTS, only_listed=True).allows(target_of(url))
 
     @property
     def has_keys(self) -> bool:

@@ -3,8 +3,9 @@
 A host is resolved once for each request and redirect; all its addresses are judged, and the
 connection goes to one of those judged, by its number, while TLS and the ``Host`` header keep the
 name. So no name server can swap the address in between. Nothing of the client's or the server's is
-sent along: no credentials, cookies, traces, nor through a proxy that variables name. Neither URLs
-nor what hosts answer are logged or repeated in errors.
+sent along: no cookies, traces, nor through a proxy that variables name, and no credentials but what
+the operator gave for that server, which no redirect takes elsewhere. Neither URLs nor what hosts
+answer are logged or repeated in errors.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ import httpx2
 from simpleseg_server.addresses import IPAddress, is_own, is_public
 from simpleseg_server.config import Settings
 from simpleseg_server.errors import ApiError, image_url_blocked, overloaded
-from simpleseg_server.fetch_rules import MAX_URL_CHARACTERS, Rules, Target, target_of
+from simpleseg_server.fetch_rules import MAX_URL_CHARACTERS, WEB_PORTS, Rules, Target, target_of
 from simpleseg_server.images import sniff, too_large
 from simpleseg_server.resolver import Resolve, ResolverBusyError, SystemResolver
 
@@ -47,7 +48,8 @@ _OUTCOMES: Mapping[str, Outcome] = {
 }
 _HEADERS = {
     "User-Agent": "simpleseg-server",
-    "Accept": "image/jpeg, image/png, image/webp, image/gif",
+    # Servers that do not know what their own files are would refuse to send them without the last.
+    "Accept": "image/jpeg, image/png, image/webp, image/gif, */*;q=0.1",
     "Accept-Encoding": "identity",
     "Connection": "close",
 }
@@ -87,7 +89,7 @@ class Network:
 
     resolve: Resolve = field(default_factory=lambda: SystemResolver(_RESOLVER_THREADS))
     is_open: Callable[[IPAddress], bool] = _is_open
-    ports: frozenset[int] = frozenset({80, 443})
+    ports: frozenset[int] = WEB_PORTS
     tls: Callable[[], ssl.SSLContext] = httpx2.create_ssl_context
 
 
@@ -110,16 +112,19 @@ class Fetcher:
         self._places = _Places(settings.max_fetches, settings.max_fetches_per_host)
         self._trust: ssl.SSLContext | None = None
 
-    async def fetch(self, url: str, param: str, deadline: float) -> bytes:
+    async def fetch(
+        self, url: str, param: str, deadline: float, authorization: str | None = None
+    ) -> bytes:
         """The image file at ``url``, which ``param`` named, by ``deadline`` on the event loop's
-        clock. Cancelling it closes the connection.
+        clock. Cancelling it closes the connection. ``authorization``, a header's value, is for the
+        URL's own server.
 
         Raises ApiError: 413 image_too_large; 422 image_url_invalid; 422 image_url_blocked, also for
         a host without addresses, lest it tell which names there are; 422 too_many_redirects,
         image_fetch_timeout or image_fetch_failed; 503 overloaded.
         """
         try:
-            data = await self._in_time(url, deadline)
+            data = await self._in_time(url, deadline, authorization)
         except FetchError as error:
             self._on_outcome(_OUTCOMES[error.code])
             raise self._refusal(error, param) from None
@@ -138,34 +143,36 @@ class Fetcher:
             return image_url_blocked(param)
         return ApiError(422, error.code, error.message or _MESSAGES[error.code], param=param)
 
-    async def _in_time(self, url: str, deadline: float) -> bytes:
+    async def _in_time(self, url: str, deadline: float, authorization: str | None) -> bytes:
         now = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout_at(min(deadline, now + self._settings.image_url_timeout_s)):
-                return await self._followed(url)
+                return await self._followed(url, authorization)
         except TimeoutError:
             raise FetchError("image_fetch_timeout") from None
 
-    async def _followed(self, url: str) -> bytes:
+    async def _followed(self, url: str, authorization: str | None) -> bytes:
         """The file at a URL or at the end of its redirects."""
         try:
             target = target_of(url)
         except ValueError:
             raise FetchError("image_url_invalid") from None
+        private = {} if authorization is None else {"Authorization": authorization}
+        origin = target.origin
         for _ in range(self._settings.max_image_url_redirects + 1):
             async with self._places.take(target.host):
-                answer = await self._answer(target)
+                answer = await self._answer(target, private if target.origin == origin else {})
             if isinstance(answer, bytes):
                 return answer
             target = _redirected(target, answer)
         raise FetchError("too_many_redirects")
 
-    async def _answer(self, target: Target) -> bytes | str:
+    async def _answer(self, target: Target, private: Mapping[str, str]) -> bytes | str:
         """The file, or where the host redirects to; asks the next address where nobody listens."""
         code = "image_fetch_failed"
         for address in await self._judged(target):
             try:
-                return await self._asked(target, address)
+                return await self._asked(target, address, private)
             except httpx2.ConnectTimeout:
                 code = "image_fetch_timeout"
             except httpx2.ConnectError:
@@ -192,14 +199,16 @@ class Fetcher:
             raise FetchError("image_url_blocked")
         return addresses[:_MOST_ADDRESSES]
 
-    async def _asked(self, target: Target, address: IPAddress) -> bytes | str:
+    async def _asked(
+        self, target: Target, address: IPAddress, private: Mapping[str, str]
+    ) -> bytes | str:
         """One request, on a connection of its own: a kept one might have been judged, or its
         certificate checked, for another host. Raises httpx2.HTTPError and OSError."""
         patience = httpx2.Timeout(None, connect=self._settings.image_url_connect_timeout_s)
         request = httpx2.Request(
             "GET",
             target.at(address),
-            headers={"Host": target.url.netloc.decode("ascii"), **_HEADERS},
+            headers={"Host": target.url.netloc.decode("ascii"), **_HEADERS, **private},
             extensions={"sni_hostname": target.host, "timeout": patience.as_dict()},
         )
         trust = await self._trusted()

@@ -11,6 +11,7 @@ import httpx2
 from simpleseg_server.addresses import IPAddress
 
 MAX_URL_CHARACTERS = 2048
+WEB_PORTS = frozenset({80, 443})
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LISTED = re.compile(r"(?P<host>[^:\[\]]+|\[[^\]]+\])(:(?P<port>[0-9]{1,5}))?")
@@ -24,6 +25,11 @@ class Target:
     url: httpx2.URL
     host: str
     port: int
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """Scheme, host and port: who gets what is meant for one server only."""
+        return self.url.scheme, self.host, self.port
 
     def at(self, address: IPAddress) -> httpx2.URL:
         """The same at an address, so that nothing is left to resolve."""

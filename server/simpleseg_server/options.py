@@ -57,6 +57,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "max_fetches",
         "max_fetches_per_host",
     ),
+    "Other tools": ("enable", "label_studio_url", "label_studio_token"),
 }
 OTHERS = "Limits"
 """The group of every setting that ``GROUPS`` does not name."""
@@ -133,7 +134,7 @@ def value_name(name: str) -> str:
     if "enum" in schema:
         return "|".join(schema["enum"])
     if schema.get("type") == "array":
-        return "TEXT, repeated"
+        return f"{'|'.join(schema['items'].get('enum', ['TEXT']))}, repeated"
     if schema.get("format") == "path":
         return "FILE"
     word = _UNITS.get(name.rpartition("_")[2]) or _TYPES[schema["type"]]

@@ -140,7 +140,10 @@ class Segmenter:
         deadline = self._deadline(call.request.deadline_ms, times)
         if call.image_url is not None:
             async with turns or nullcontext():
-                data = await self._fetched(call.image_url, call.image_param, times, deadline)
+                with times.measure("fetch"):
+                    data = await self.fetcher.fetch(
+                        call.image_url, call.image_param, deadline, call.image_authorization
+                    )
             call = replace(call, image_bytes=data)
         if call.image_id is not None:
             stored = self.images.find(call.image_id, owner, call.image_param)
@@ -170,15 +173,10 @@ class Segmenter:
             source = await self.work(read_upload, body, content_type, self.settings)
         data = source.data
         if source.url is not None:
-            data = await self._fetched(source.url, source.param, times)
+            with times.measure("fetch"):
+                data = await self.fetcher.fetch(source.url, source.param, math.inf)
         image = await self._decoded(data, source.param, times)
         return self.images.add(data, image, owner)
-
-    async def _fetched(
-        self, url: str, param: str, times: StageTimes, deadline: float = math.inf
-    ) -> bytes:
-        with times.measure("fetch"):
-            return await self.fetcher.fetch(url, param, deadline)
 
     async def _decoded(
         self, data: bytes, param: str, times: StageTimes, view: Box = WHOLE

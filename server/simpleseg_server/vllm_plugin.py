@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 
 from simpleseg.schema import SegmentRequest
 from simpleseg_server.app import ERROR_HANDLERS, surroundings
-from simpleseg_server.config import Settings
+from simpleseg_server.config import ConfigError, Settings
 from simpleseg_server.engines.base import Engine
 from simpleseg_server.keeper import EngineKeeper
 from simpleseg_server.openapi import add_schemas
@@ -115,7 +115,11 @@ class SegmentPlugin:
 def _settings(args: Namespace) -> Settings:
     """From the environment; the keys are those that vLLM guards its ``/v1`` routes with."""
     keys = args.api_key or [os.environ.get("VLLM_API_KEY")]
-    return load(os.environ, options={"api_keys": [key for key in keys if key] or None}).settings
+    options = {"api_keys": [key for key in keys if key] or None}
+    settings = load(os.environ, options=options).settings
+    if settings.enable:
+        raise ConfigError("enable: other tools are served by `simpleseg serve` only")
+    return settings
 
 
 def _within(around: list[Middleware], app: ASGIApp) -> ASGIApp:

@@ -146,6 +146,10 @@ def test_every_option_reaches_its_setting(name: str, tmp_path: Path) -> None:
         arguments += ["--api-key", "k"]
     if name == "image_url_hosts":
         arguments += ["--image-urls", "public"]
+    if name.startswith("label_studio"):
+        arguments += ["--image-urls", "listed", "--image-url-hosts", "ls.internal:8080"]
+    if name == "label_studio_token":
+        arguments += ["--label-studio-url", "http://ls.internal:8080"]
     run = CliRunner().invoke(app, ["serve", "--check-config", *arguments], catch_exceptions=False)
     given = [line for line in run.stdout.splitlines() if f"# --{option_name(name)}" in line]
     assert run.exit_code == 0, run.output
@@ -159,6 +163,13 @@ def _sample(name: str, file: str) -> tuple[list[str], Any]:
         return [option.replace("--", "--no-", 1) if default else option], not default
     if name in ("api_keys", "upstream_api_key"):
         return [option, "a", option, "b"], ["**********"] * 2
+    if name == "enable":
+        tools = ["moondream", "roboflow", "label-studio"]
+        return [option, "moondream, roboflow", option, "label-studio"], tools
+    if name == "label_studio_url":
+        return [option, "http://ls.internal:8080/"], "http://ls.internal:8080"
+    if name == "label_studio_token":
+        return [option, "a"], "**********"
     if name == "open_paths":
         return [option, "/a", option, "/b"], ["/a", "/b"]
     if name == "image_url_hosts":
@@ -213,3 +224,26 @@ def test_options_are_strings_so_that_one_model_checks_them() -> None:
     kinds = {str(p.annotation.__origin__) for p in options.parameters()}
     assert kinds == {"str | None", "bool | None", "list[str] | None"}
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in options.parameters())
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"enable": "moondream,nobody"}, "enable"),
+        ({"label_studio_url": "http://ls.internal"}, "one of image_url_hosts"),
+        ({"label_studio_url": "ftp://ls.internal"}, "without a path"),
+        ({"label_studio_url": "http://ls.internal/labels"}, "without a path"),
+        ({"label_studio_token": "a"}, "there is none"),
+        (
+            {
+                "label_studio_url": "http://ls.internal:8080",
+                "image_urls": "listed",
+                "image_url_hosts": "ls.internal",
+            },
+            "one of image_url_hosts",
+        ),
+    ],
+)
+def test_settings_of_other_tools_that_cannot_work(given: dict[str, str], fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        load({}, options=given)

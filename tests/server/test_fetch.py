@@ -84,7 +84,7 @@ def test_an_image_comes_as_it_is_and_nothing_is_told_along(
         assert dict(line.split(": ") for line in lines) == {
             "Host": f"host.test:{host.port}",
             "User-Agent": "simpleseg-server",
-            "Accept": "image/jpeg, image/png, image/webp, image/gif",
+            "Accept": "image/jpeg, image/png, image/webp, image/gif, */*;q=0.1",
             "Accept-Encoding": "identity",
             "Connection": "close",
         }

@@ -127,8 +127,11 @@ def test_bodies_are_bounded(host: Host, image64: str, monkeypatch: pytest.Monkey
         assert refusal(refused)[:2] == (413, "payload_too_large")
 
 
-def test_settings_come_from_the_environment(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SIMPLESEG_MAX_PROMTS", "3")
+@pytest.mark.parametrize("variable", ["SIMPLESEG_MAX_PROMTS=3", "SIMPLESEG_ENABLE=moondream"])
+def test_settings_come_from_the_environment(
+    host: Host, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(*variable.split("="))
     with pytest.raises(ConfigError), host():
         pass
 

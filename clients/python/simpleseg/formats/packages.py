@@ -6,12 +6,17 @@ from types import ModuleType
 from simpleseg.errors import MissingPackageError
 
 
-def optional(name: str) -> ModuleType:
-    """The package. Raises MissingPackageError that says how to install it; extras have its name."""
+def optional(name: str, extra: str | None = None) -> ModuleType:
+    """A module of such a package.
+
+    Raises MissingPackageError that says how to install it: by ``extra``, or by its own name.
+    """
+    package = name.partition(".")[0]
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != name:
+        if error.name != package:
             raise
-        command = f"pip install 'simpleseg-server[{name}]'"
-        raise MissingPackageError(f"{name} is not installed: {command}", name=name) from None
+        command = f"pip install 'simpleseg-server[{extra or package}]'"
+        message = f"{package} is not installed: {command}"
+        raise MissingPackageError(message, name=package) from None
