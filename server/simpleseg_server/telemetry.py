@@ -220,6 +220,10 @@ class Metrics:
         """Count a request that is over, and where its time went."""
         self.requests.labels(route, self._model, str(status), outcome_of(status)).inc()
         self.request_seconds.labels(route).observe(seconds)
+        self.observe_stages(timings_ms)
+
+    def observe_stages(self, timings_ms: Mapping[str, float]) -> None:
+        """Count where the time of a request went, or of one of a batch."""
         for name, ms in timings_ms.items():
             stage = "ttft" if name == "first_token" else name
             if stage == "first_point":

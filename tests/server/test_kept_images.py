@@ -217,3 +217,15 @@ def test_a_bug_in_one_item_of_a_batch_is_its_own(
     assert [item["status"] for item in items] == [200, 500, 200]
     assert items[1]["error"]["code"] == "internal_error"
     assert "4711" not in response.text
+
+
+def test_a_batch_feeds_the_stages(client: Any, image64: str) -> None:
+    def count(stage: str) -> float:
+        name = f'simpleseg_stage_duration_seconds_count{{stage="{stage}"}} '
+        lines = client.get("/metrics").text.splitlines()
+        return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+    before = {stage: count(stage) for stage in ("decode_image", "generate", "parse")}
+    requests = [{"image": image64, "prompt": text} for text in ("cat", "dog")]
+    assert client.post("/v1/segment/batch", json={"requests": requests}).status_code == 200
+    assert {stage: count(stage) - before[stage] for stage in before} == dict.fromkeys(before, 2)

@@ -145,8 +145,8 @@ def _lines(connection: socket.socket) -> Iterator[tuple[float, str]]:
             yield time.monotonic(), line.decode().rstrip()
 
 
-def _ask(base_url: str, image64: str) -> socket.socket:
-    body = json.dumps({"image": image64, "prompt": "x", "stream": True}).encode()
+def _ask(base_url: str, image64: str, **fields: Any) -> socket.socket:
+    body = json.dumps({"image": image64, "prompt": "x", "stream": True, **fields}).encode()
     address = urlsplit(base_url)
     connection = socket.create_connection((address.hostname, address.port), timeout=20)
     head = (
@@ -224,3 +224,28 @@ def test_a_simplified_stream_joins_to_the_simplified_polygons(
     (result,) = events[-1][1]["response"]["results"]
     assert joined_polygons(events, 0) == result["polygons"]
     assert len(result["polygons"][0]) == 3
+
+
+def test_a_long_wait_for_the_first_point_is_no_silence(
+    engine: Any, serve_on_socket: Any, image64: str
+) -> None:
+    """Several answers are compared before anything is told."""
+    engine.default = Reply(TWO_PARTS, token_length=40, delay_s=0.2)
+    with (
+        serve_on_socket(engine, keep_alive_s=0.05) as base_url,
+        _ask(base_url, image64, samples=2) as connection,
+    ):
+        lines = [line for _, line in _lines(connection)]
+    lines = lines[lines.index("event: segmentation.created") :]
+    assert lines[0] == "event: segmentation.created"
+    assert ": keep-alive" in lines[: lines.index("event: segmentation.points.delta")]
+    assert lines.index("data: [DONE]") > lines.index("event: segmentation.completed")
+
+
+def test_what_fails_late_is_an_event(engine: Any, make_client: Any, image64: str) -> None:
+    """A failure that comes after the headers, though before the first point."""
+    engine.default = Reply(TWO_PARTS, delay_s=0.3, fault="error", fault_after=1)
+    with make_client(engine, keep_alive_s=0.05) as patient:
+        events = stream(patient, image=image64, prompt="x")
+    assert [name for name, _ in events] == ["segmentation.created", "error"]
+    assert events[-1][1]["error"]["code"] == "engine_unavailable"

@@ -6,9 +6,7 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
-from simpleseg_polygon.prompts import TARGETS, instruction
+from simpleseg_polygon.prompts import TARGETS
 from simpleseg_server.engines.base import (
     Capabilities,
     Delta,
@@ -19,6 +17,7 @@ from simpleseg_server.engines.base import (
 from simpleseg_server.engines.checkpoint import Checkpoint, Patches
 from simpleseg_server.engines.constraints import GrammarKind
 from simpleseg_server.engines.decoding import Decoder, Job
+from simpleseg_server.engines.warm_up import warm_up_request
 from simpleseg_server.engines.worker import DecodeWorker
 
 
@@ -80,7 +79,8 @@ class TransformersEngine:
         return self._capabilities
 
     async def start(self) -> None:
-        """Load the model and answer one request, so that the first real one is not slower."""
+        """Load the model and answer one request of every task, so that the first real one is not
+        slower."""
         self._worker = DecodeWorker(
             self._load, max_batch=self._max_batch, num_threads=self._num_threads
         )
@@ -102,8 +102,9 @@ class TransformersEngine:
             calibrations=checkpoint.profile.calibration,
         )
         try:
-            async for _ in self.generate(_warm_up_request(checkpoint)):
-                pass
+            for target in TARGETS:
+                async for _ in self.generate(warm_up_request(target, checkpoint.input_hw)):
+                    pass
         except EngineError:
             await self.close()
             raise
@@ -203,16 +204,3 @@ def _call_soon(
     # A closed loop has no one waiting for the item.
     if not loop.is_closed():
         loop.call_soon_threadsafe(queue.put_nowait, item)
-
-
-def _warm_up_request(checkpoint: Checkpoint) -> GenerationRequest:
-    height, width = checkpoint.input_hw or (224, 224)
-    return GenerationRequest(
-        request_id="warm-up",
-        image_hw3=np.zeros((height, width, 3), np.uint8),
-        image_key="warm-up",
-        instruction=instruction("region", "the object"),
-        target="region",
-        max_tokens=128,
-        max_points=4,
-    )

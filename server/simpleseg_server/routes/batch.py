@@ -91,5 +91,7 @@ async def _item(
         return BatchItem(
             index=index, status=500, error=error_body(internal_error(), request_id).error
         )
+    finally:
+        services.metrics.observe_stages(times.to_dict())
     services.metrics.observe_response(response)
     return BatchItem(index=index, status=200, response=response)

@@ -15,6 +15,7 @@ from simpleseg_server.chat_calls import ChatCall, read_chat
 from simpleseg_server.errors import ApiError
 from simpleseg_server.routes.segment import (
     broken,
+    first_of,
     left,
     read_request_body,
     unless_disconnected,
@@ -61,9 +62,8 @@ async def chat_completions(request: Request) -> Response:
         if chat.request.stream:
             chunks = chat.stream()
             held.push_async_callback(chunks.aclose)
-            # Whatever fails before the first token still has a status of its own.
-            first = await unless_disconnected(request, anext(chunks))
-            sent = _encoded(request, first, chunks)
+            coming = await first_of(request, chunks, held)
+            sent = _encoded(request, coming, chunks)
             return EventStream(sent, held.pop_all(), services.settings.keep_alive_s)
         completion = await unless_disconnected(request, chat.complete())
     with request.state.times.measure("encode"):
@@ -101,11 +101,11 @@ async def _chat(request: Request, body: bytes) -> Chat:
 
 
 async def _encoded(
-    request: Request, first: ChatChunk, rest: AsyncIterator[ChatChunk]
+    request: Request, coming: asyncio.Future[ChatChunk], rest: AsyncIterator[ChatChunk]
 ) -> AsyncGenerator[bytes, None]:
     """The stream as bytes: chunks, perhaps an error that came on the way, and the end mark."""
     try:
-        yield encode(first)
+        yield encode(await coming)
         async for chunk in rest:
             yield encode(chunk)
     except ApiError as error:

@@ -1,7 +1,7 @@
 """``POST /segment``."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
@@ -66,9 +66,9 @@ async def segment(request: Request) -> Response:
         if job.call.request.stream:
             events = services.segmenter.stream(job)
             held.push_async_callback(events.aclose)
-            # Whatever fails before the first point still has a status of its own.
-            first = [await anext(events), await unless_disconnected(request, anext(events))]
-            chunks = _chunks(request, first, events)
+            created = await anext(events)
+            coming = await first_of(request, events, held)
+            chunks = _chunks(request, created, coming, events)
             return EventStream(chunks, held.pop_all(), services.settings.keep_alive_s)
         response = await unless_disconnected(request, services.segmenter.run(job))
     services.metrics.observe_response(response)
@@ -90,18 +90,44 @@ async def _job(request: Request) -> Job:
     return await unless_disconnected(request, work)
 
 
+async def first_of(
+    request: Request, events: AsyncGenerator[T, None], held: AsyncExitStack
+) -> asyncio.Future[T]:
+    """The first event, which may still be coming: what fails at once has a status of its own, and
+    no client waits longer for the headers than for any other sign of life. ``held`` ends it."""
+    coming = asyncio.ensure_future(anext(events))
+    held.push_async_callback(_ended, coming)
+    patience_s = services_of(request).settings.keep_alive_s
+    await unless_disconnected(request, asyncio.wait({coming}, timeout=patience_s))
+    if coming.done():
+        coming.result()
+    return coming
+
+
+async def _ended(task: asyncio.Future[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def _chunks(
-    request: Request, first: Sequence[StreamEvent], rest: AsyncIterator[StreamEvent]
+    request: Request,
+    created: StreamEvent,
+    coming: asyncio.Future[StreamEvent],
+    rest: AsyncIterator[StreamEvent],
 ) -> AsyncGenerator[bytes, None]:
-    """The stream as bytes: events, or after its first points perhaps an error, and the end mark."""
+    """The stream as bytes: events, perhaps an error that came on the way, and the end mark."""
     metrics = services_of(request).metrics
+
+    def encoded(event: StreamEvent) -> bytes:
+        if event.type == "segmentation.completed":
+            metrics.observe_response(event.response)
+        return encode(event, event.type)
+
     try:
-        for event in first:
-            yield encode(event, event.type)
+        yield encoded(created)
+        yield encoded(await coming)
         async for event in rest:
-            if event.type == "segmentation.completed":
-                metrics.observe_response(event.response)
-            yield encode(event, event.type)
+            yield encoded(event)
     except ApiError as error:
         yield encode(broken(request, error), "error")
     except (GeneratorExit, asyncio.CancelledError):
