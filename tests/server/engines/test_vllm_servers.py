@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx2
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
@@ -55,18 +56,10 @@ class Server:
                 found[sample.name] = found.get(sample.name, 0.0) + sample.value
         return found
 
-    def children(self, name: str) -> list[int]:
-        """The process ids of the server's children whose command line holds ``name``."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                command = (folder / "cmdline").read_bytes().decode()
-            except OSError:  # it has ended meanwhile
-                continue
-            if parent == self.process.pid and name in command:
-                found.append(int(folder.name))
-        return found
+    def descendants(self, name: str) -> list[psutil.Process]:
+        """The server's processes whose command line holds ``name``."""
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        return [process for process in found if name in " ".join(process.cmdline())]
 
 
 def _picture(seed: int) -> str:
@@ -105,9 +98,11 @@ def _running(
                 assert process.poll() is None, log.read_text()[-4000:]
                 yield Server(process, http)
         finally:
+            descendants = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(signal.SIGTERM)
             try:
                 process.wait(STOP_S)
+                assert psutil.wait_procs(descendants, STOP_S)[1] == []  # they end with it
             finally:
                 process.kill()
 
@@ -232,11 +227,11 @@ def test_errors_come_before_a_stream_begins(own: Server) -> None:
 # The last one on this server, since it kills the engine.
 def test_a_dead_engine_is_told(own: Server) -> None:
     """The process stays, to say so: the probes tell a supervisor that only a restart helps."""
-    [core] = own.children("EngineCore")
+    [core] = own.descendants("EngineCore")
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(lambda: own.segment(**LONG))
         _wait_until(lambda: own.samples()["vllm:num_requests_running"] > 0)
-        os.kill(core, signal.SIGKILL)
+        core.kill()
         in_flight = running.result(ANSWER_S)
     probes = [own.http.get(path) for path in ("/readyz", "/livez")]
     for response in (in_flight, own.segment(), own.segment(stream=True), *probes):
