@@ -65,6 +65,7 @@ _REFUSALS: dict[PromptFault, str] = {
     "context_length_exceeded": "the texts and the answer are too long for the model",
     "conversation_unsupported": "the model reads no conversation of this form",
     "grammar_rejected": "the grammar is not one that the engine can follow",
+    "prompt_refused": "the server that runs the model does not take this prompt",
 }
 
 

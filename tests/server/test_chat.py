@@ -206,7 +206,7 @@ def test_a_free_answer_may_be_short(client: Any, engine: Any, image64: str) -> N
 
 def test_a_deadline_gives_what_is_finished(client: Any, engine: Any, image64: str) -> None:
     engine.default = Reply(TRIANGLE, fault="hang", fault_after=6)
-    (choice,) = complete(client, user(image64), deadline_ms=300)["choices"]
+    (choice,) = complete(client, user(image64), deadline_ms=1000)["choices"]
     assert choice["finish_reason"] == "length"
     assert choice["message"]["content"] == TRIANGLE[:24]
     assert choice["message"]["segmentation"]["finish_reason"] == "deadline"

@@ -17,7 +17,7 @@ TWO_PARTS = f"[{PART}, [[0.6, 0.6], [0.9, 0.6], [0.9, 0.9]]]."
 # Every token is one character, so that all of the first part and some of the second come at once.
 HALF = Reply(TWO_PARTS, token_length=1, fault="hang", fault_after=len(PART) + 10)
 NOTHING = Reply(TWO_PARTS, fault="hang")
-SOON_MS = 100
+SOON_MS = 1000  # time enough to begin, on a busy machine too
 
 
 def until(condition: Callable[[], bool]) -> bool:
@@ -112,12 +112,12 @@ def test_the_server_s_limit_holds_without_a_deadline(make_client: MakeClient, im
 
 
 def test_the_server_s_limit_bounds_what_may_be_asked(make_client: MakeClient, image64: str) -> None:
-    with make_client(PhraseEngine(), max_deadline_ms=500) as client:
+    with make_client(PhraseEngine(), max_deadline_ms=5000) as client:
         body = {"image": image64, "prompt": "x"}
-        refused = post(client, **body, deadline_ms=501)
+        refused = post(client, **body, deadline_ms=5001)
         assert refusal(refused) == (422, "value_out_of_range", "deadline_ms")
         assert refusal(post(client, **body, deadline_ms=0))[:2] == (422, "value_out_of_range")
-        assert answer(client, **body, deadline_ms=500)["results"][0]["status"] == "ok"
+        assert answer(client, **body, deadline_ms=5000)["results"][0]["status"] == "ok"
 
 
 def test_a_stream_ends_with_what_there_is(client: Any, engine: PhraseEngine, image64: str) -> None:

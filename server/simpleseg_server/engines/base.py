@@ -15,7 +15,9 @@ if TYPE_CHECKING:  # the command line reads the settings, and so this module, wi
 
 FinishReason = Literal["stop", "length"]
 Role = Literal["system", "user", "assistant"]
-PromptFault = Literal["context_length_exceeded", "conversation_unsupported", "grammar_rejected"]
+PromptFault = Literal[
+    "context_length_exceeded", "conversation_unsupported", "grammar_rejected", "prompt_refused"
+]
 GrammarKind = Literal["json", "json_object", "regex", "choice", "grammar"]
 DraftKind = Literal["structure", "digits", "unknown"]
 
@@ -177,7 +179,8 @@ class EngineError(Exception):
 
 class PromptRefusedError(EngineError):
     """The model cannot read what it is asked: with the answer it is too long, the chat template has
-    no place for a conversation of this form, or the client's grammar is none."""
+    no place for a conversation of this form, the client's grammar is none, or the server that runs
+    the model refuses it for a reason of its own."""
 
     def __init__(self, message: str, code: PromptFault) -> None:
         super().__init__(message)

@@ -172,7 +172,7 @@ class RemoteEngine:
         self.check_health()
         began = time.perf_counter()
         _bounds(request, self.capabilities.max_tokens)  # raises where no answer is possible
-        failures: dict[Upstream, UpstreamError] = {}
+        failures: dict[Upstream, UpstreamError | RequestRefusedError] = {}
         async with self._slots:
             if self._is_closed:  # while it waited
                 raise EngineDeadError("the engine has stopped")
@@ -185,13 +185,24 @@ class RemoteEngine:
                             yield delta
                     return
                 except RequestRefusedError as error:
-                    raise _as_the_prompts_fault(request, error) from error
+                    if has_begun or not self._is_longer_elsewhere(upstream, error):
+                        raise _as_the_prompts_fault(request, error) from error
+                    failures[upstream] = error
                 except UpstreamError as error:
                     failures[upstream] = error
                     self._take_note(upstream, error)
                     if has_begun:
                         raise EngineError(f"the answer broke off: {error}") from error
-        raise self._no_answer(list(failures.values()))
+        broken = [error for error in failures.values() if isinstance(error, UpstreamError)]
+        refused = [error for error in failures.values() if isinstance(error, RequestRefusedError)]
+        if refused and not broken:
+            raise _as_the_prompts_fault(request, refused[-1]) from refused[-1]
+        raise self._no_answer(broken)
+
+    def _is_longer_elsewhere(self, upstream: Upstream, error: RequestRefusedError) -> bool:
+        """Whether the request is too long for this upstream, and may not be for another one."""
+        longest = max(one.max_model_len or 0 for one in self._upstreams if one.is_available)
+        return _is_too_long(error) and longest > (upstream.max_model_len or 0)
 
     async def _answer(
         self, upstream: Upstream, request: GenerationRequest, began: float
@@ -294,13 +305,17 @@ class RemoteEngine:
 
 def _as_the_prompts_fault(request: GenerationRequest, error: RequestRefusedError) -> EngineError:
     """What of the prompt an upstream refused: it took a short one without a history before."""
-    if "context length" in error.detail.lower():  # as vLLM, SGLang and OpenAI say it
+    if _is_too_long(error):
         return PromptRefusedError(str(error), "context_length_exceeded")
     if request.client_grammar is not None:
         return PromptRefusedError(str(error), "grammar_rejected")
     if request.history:
         return PromptRefusedError(str(error), "conversation_unsupported")
-    return error
+    return PromptRefusedError(str(error), "prompt_refused")
+
+
+def _is_too_long(error: RequestRefusedError) -> bool:
+    return "context length" in error.detail.lower()  # as vLLM, SGLang and OpenAI say it
 
 
 def _bounds(request: GenerationRequest, most_tokens: int) -> tuple[ItemLimit | None, Budget | None]:

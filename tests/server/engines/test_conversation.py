@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from simpleseg_server.engines.base import EngineError, PromptRefusedError, Turn
+from simpleseg_server.engines.base import PromptRefusedError, Turn
 from simpleseg_server.engines.profiles import Profile
 from simpleseg_server.engines.prompting import Prompter
 
-from .fake_upstream import Plan
+from .fake_upstream import MODEL, Plan
 from .remote_support import MakeUpstream, running
 from .support import StartEngine, answers, ask
 
@@ -141,21 +141,49 @@ def test_the_embedded_engine_refuses_what_is_too_long(
         ("This model's maximum context length is 16 tokens.", (), "context_length_exceeded"),
         ("longer than the model's context length", (SYSTEM,), "context_length_exceeded"),
         ("roles must alternate", (SYSTEM,), "conversation_unsupported"),
-        ("something else", (), None),
+        ("something else", (), "prompt_refused"),
     ],
 )
 def test_what_an_upstream_refuses_of_a_prompt(
-    make_upstream: MakeUpstream, message: str, history: tuple[Turn, ...], code: str | None
+    make_upstream: MakeUpstream, message: str, history: tuple[Turn, ...], code: str
 ) -> None:
     upstream = make_upstream()
 
     async def run() -> None:
         async with running(upstream) as engine:
             upstream.script = lambda _: Plan(status=400, error={"message": message})
-            with pytest.raises(EngineError) as caught:
+            with pytest.raises(PromptRefusedError) as caught:
                 async for _ in engine.generate(replace(ask(0), history=history)):
                     pass
-            assert getattr(caught.value, "code", None) == code
+            assert caught.value.code == code
             engine.check_health()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+def test_what_is_too_long_for_one_upstream_goes_to_a_longer_one(
+    make_upstream: MakeUpstream, has_room: bool
+) -> None:
+    too_long = Plan(status=400, error={"message": "the maximum context length is 4096"})
+    upstreams = [make_upstream() for _ in range(2)]
+    upstreams[1].models = [{"id": MODEL, "max_model_len": 8192}]
+
+    async def run() -> None:
+        async with running(*upstreams) as engine:
+            upstreams[0].script = lambda _: too_long
+            if not has_room:
+                upstreams[1].script = lambda _: too_long
+            for number in range(8):  # of these some are first sent to each
+                request = replace(ask(0), image_key=f"image {number}")
+                if has_room:
+                    assert [delta async for delta in engine.generate(request)]
+                else:
+                    with pytest.raises(PromptRefusedError) as caught:
+                        _ = [delta async for delta in engine.generate(request)]
+                    assert caught.value.code == "context_length_exceeded"
+            assert all(one.is_available for one in engine._upstreams)
+
+    asyncio.run(run())
+    assert upstreams[0].answered
+    assert upstreams[1].answered
