@@ -40,6 +40,10 @@ class DraftTally:
     def accepted(self) -> int:
         return self._accepted.total()
 
+    @property
+    def rejected(self) -> int:
+        return self._rejected.total()
+
     def add(self, before: bytes, drafted: Sequence[bytes], accepted: int) -> None:
         """Count one verified draft: its first ``accepted`` tokens were right. ``before`` is the
         end of the answer that it continued."""

@@ -36,13 +36,7 @@ class ContourProposer:
         self._prompt_end = np.array(prompter.prompt_end)
         self._max_model_len = int(model.max_model_len)
         self._max_draft = int(vllm_config.speculative_config.num_speculative_tokens)
-        self._drafter = Drafter(
-            prompter.vocabulary,
-            self._max_draft,
-            grid_hw=profile.input_hw,
-            final_dot=profile.final_dot,
-            end_token_id=prompter.end_token_id,
-        )
+        self._drafter = contour_drafter(prompter, profile, self._max_draft)
 
     def load_model(self, *_: Any, **__: Any) -> None:
         """There is no draft model."""
@@ -70,6 +64,17 @@ class ContourProposer:
         if start is None or room <= 0:
             return []
         return self._drafter.draft(tokens[start:].tolist())[:room]
+
+
+def contour_drafter(prompter: Prompter, profile: Profile, max_draft: int) -> Drafter:
+    """What the proposer drafts with; equal arguments make it draft the same tokens anywhere."""
+    return Drafter(
+        prompter.vocabulary,
+        max_draft,
+        grid_hw=profile.input_hw,
+        final_dot=profile.final_dot,
+        end_token_id=prompter.end_token_id,
+    )
 
 
 def answer_start(tokens: NDArray[np.int32], prompt_end: NDArray[np.int64]) -> int | None:

@@ -7,10 +7,12 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 from prometheus_client import Metric
 
+from simpleseg_polygon.drafts import Drafter
 from simpleseg_polygon.grammar import ebnf
 from simpleseg_polygon.prompts import TARGETS
 from simpleseg_server.engines.base import (
@@ -25,6 +27,7 @@ from simpleseg_server.engines.base import (
     Usage,
 )
 from simpleseg_server.engines.draft_count import DraftTally
+from simpleseg_server.engines.drafter import contour_drafter
 from simpleseg_server.engines.image_limits import ImageLimits, names_normalisation
 from simpleseg_server.engines.item_limit import (
     MAX_ANSWER_TOKENS,
@@ -46,7 +49,7 @@ from simpleseg_server.engines.vllm_backend import (
 )
 from simpleseg_server.engines.warm_up import warm_up_request
 
-_TAIL_BYTES = 8  # more than a coordinate has
+_TAIL_TOKENS = 8  # more than a coordinate has
 
 
 def start_vllm(launch: Launch) -> Backend:
@@ -171,7 +174,7 @@ class VllmEngine:
         began = time.perf_counter()
         limit = item_limit(request, model.capabilities.max_tokens, counts_tokens=True)
         generation = await asyncio.to_thread(model.generation, request, limit)
-        answer = _AnswerReader(model.prompter.vocabulary, limit, began)
+        answer = _AnswerReader(model.prompter.vocabulary, limit, began, model.drafter)
         self._running.add(generation.request_id)
         try:
             async with aclosing(backend.generate(generation)) as chunks:
@@ -197,6 +200,9 @@ class _ServedModel:
         profile = Profile.load(path)
         trusted = options.trust_remote_code
         self.prompter = Prompter(path, profile, trust_remote_code=trusted)
+        self.drafter = (
+            contour_drafter(self.prompter, profile, options.max_draft) if options.draft else None
+        )
         images = ImageLimits.of(path, profile, options.max_pixels)
         positions = longest_context(path, trust_remote_code=trusted)
         self.launch = Launch(
@@ -245,14 +251,19 @@ class _AnswerReader:
     """Turns the chunks of one answer into deltas."""
 
     def __init__(
-        self, vocabulary: Mapping[int, bytes], limit: ItemLimit | None, began: float
+        self,
+        vocabulary: Mapping[int, bytes],
+        limit: ItemLimit | None,
+        began: float,
+        drafter: Drafter | None,
     ) -> None:
         self._vocabulary = vocabulary
         self._limit = limit
         self._began = began
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._drafter = drafter
         self._drafts = DraftTally()
-        self._spelled = b""
+        self._ids: list[int] = []
         self._first_at = began
         self._chunks = 0
         self._completion_tokens = 0
@@ -291,18 +302,26 @@ class _AnswerReader:
         return text, TokenLogprob(spelled.decode("utf-8", "replace"), token[1])
 
     def _count_drafts(self, chunk: Chunk) -> None:
-        """Take the chunk as one step's: all but its last token were drafts."""
-        pieces = [self._vocabulary.get(token, b"") for token, _ in chunk.tokens]
-        self._drafts.add(self._spelled, pieces[:-1], len(pieces) - 1)
-        self._spelled = b"".join([self._spelled, *pieces])[-_TAIL_BYTES:]
+        """Take the chunk as one step's: what it begins with of the draft was right."""
+        written = [token for token, _ in chunk.tokens]
+        if self._drafter is not None and self._ids:
+            drafted = self._drafter.draft(self._ids)
+            pairs = zip(drafted, written, strict=False)
+            right = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            before = b"".join(map(self._spelled, self._ids[-_TAIL_TOKENS:]))
+            self._drafts.add(before, [self._spelled(token) for token in drafted], right)
+        self._ids += written
+
+    def _spelled(self, token: int) -> bytes:
+        return self._vocabulary.get(token, b"")
 
     def _draft_counts(self, chunk: Chunk) -> tuple[DraftCount, ...]:
         if not chunk.drafted or chunk.accepted is None:
             return ()
         rejected = chunk.drafted - chunk.accepted
-        if self._drafts.accepted != chunk.accepted:  # some chunk held several steps
-            return (DraftCount("unknown", chunk.accepted, rejected),)
-        return (*self._drafts.counts(), DraftCount("unknown", 0, rejected))
+        if (self._drafts.accepted, self._drafts.rejected) == (chunk.accepted, rejected):
+            return self._drafts.counts()
+        return (DraftCount("unknown", chunk.accepted, rejected),)
 
     def _decode_steps(self, chunk: Chunk) -> int:
         """Every step but the prefill's writes one token and the drafts that it accepted."""

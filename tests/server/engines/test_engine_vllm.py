@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from simpleseg_server.engines.base import (
     EngineError,
     MeasuredEngine,
 )
+from simpleseg_server.engines.draft_count import DraftTally
 from simpleseg_server.engines.drafter import answer_start
 from simpleseg_server.engines.item_limit import (
     ItemLimit,
@@ -53,12 +55,13 @@ END = -1
 
 @dataclass
 class FakeBackend:
-    """Writes ``text`` in ``tokens_per_chunk`` tokens a chunk, then ends with ``end``."""
+    """Writes ``text`` in ``tokens_per_chunk`` tokens a chunk, or in chunks of ``sizes``."""
 
     tokenizer: Tokenizer
     launch: Launch
     text: str = FOUR
     tokens_per_chunk: int = 1
+    sizes: Sequence[int] = ()
     error: Exception | None = None
     hangs: bool = False
     is_dead: bool = False
@@ -74,9 +77,11 @@ class FakeBackend:
         self.generations.append(generation)
         warms_up = generation.image_key == "warm-up"
         ids = [*self.tokenizer.encode(self.text, add_special_tokens=False).ids, END]
-        size = self.tokens_per_chunk
+        sizes = self.sizes or [self.tokens_per_chunk] * len(ids)
         try:
-            for at in range(0, len(ids), size):
+            for at, size in zip(accumulate([0, *sizes]), sizes, strict=False):
+                if at >= len(ids):
+                    return
                 if self.error is not None and not warms_up:
                     raise self.error
                 while self.hangs and at and not warms_up:
@@ -193,10 +198,34 @@ def test_chunks_become_deltas(bench: Bench, tokens_per_chunk: int) -> None:
     assert usage.completion_tokens == len(outcome.tokens) + 1
     accepted, drafted = bench.backend.counted(len(outcome.tokens))
     assert usage.forward_passes == usage.completion_tokens - 1 - accepted
-    counts = {count.kind: count for count in usage.drafts}
-    assert sum(count.accepted for count in usage.drafts) == accepted
-    assert counts["unknown"] == DraftCount("unknown", 0, drafted - accepted)
-    assert (tokens_per_chunk == 1) == ("digits" not in counts)
+    assert usage.drafts == (DraftCount("unknown", accepted, drafted - accepted),)
+
+
+def test_drafts_have_kinds_where_the_counts_agree(bench: Bench) -> None:
+    """Chunks as vLLM's steps give them: a draft's right tokens, and one more."""
+    model = bench.engine._model
+    assert model is not None
+    assert model.drafter is not None
+    vocabulary = model.prompter.vocabulary
+    ids = [*bench.backend.tokenizer.encode(FOUR, add_special_tokens=False).ids, END]
+    sizes, wanted = [1], DraftTally()
+    while (at := sum(sizes)) < len(ids):
+        draft = model.drafter.draft(ids[:at])
+        right = 0
+        while right < len(draft) and draft[right] == ids[at + right]:
+            right += 1
+        before = b"".join(vocabulary[token] for token in ids[:at])
+        wanted.add(before, [vocabulary.get(token, b"") for token in draft], right)
+        sizes.append(min(right + 1, len(ids) - at))  # nothing follows the end, drafted or not
+    assert {count.kind for count in wanted.counts()} == {"structure", "digits"}
+    bench.backend.sizes = sizes
+    bench.backend.counted = lambda tokens: (  # type: ignore[method-assign]
+        wanted.accepted,
+        wanted.accepted + wanted.rejected,
+    )
+    [outcome] = answers(bench.engine, [ask(0)])
+    assert outcome.usage.drafts == wanted.counts()
+    assert outcome.usage.forward_passes == len(sizes) - 1
 
 
 def test_drafts_of_steps_that_came_together_have_no_kind(bench: Bench) -> None:
