@@ -23,7 +23,7 @@ from simpleseg_server.engines.base import TokenLogprob, Usage
 from simpleseg_server.errors import ApiError
 from simpleseg_server.representations import Subject, Wanted, represent
 from simpleseg_server.scores import Calibrations, score_of, scores_of
-from simpleseg_server.telemetry import StageTimes
+from simpleseg_server.stages import StageTimes
 
 _PIXEL_DECIMALS = 2
 _NORMALISED_DECIMALS = 6

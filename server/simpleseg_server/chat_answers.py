@@ -23,7 +23,8 @@ from simpleseg.schema import FinishReason, Result, SegmentResponse
 from simpleseg_server.answers import Answer
 from simpleseg_server.engines import base
 from simpleseg_server.fingerprint import system_fingerprint
-from simpleseg_server.pipeline import Job, Outcome, Segmenter
+from simpleseg_server.jobs import Job, Outcome
+from simpleseg_server.pipeline import Segmenter
 from simpleseg_server.progress import Progress
 from simpleseg_server.telling import told_by
 

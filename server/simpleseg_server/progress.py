@@ -7,7 +7,7 @@ from simpleseg.schema import PointsDelta, PolygonDone, Result, ResultDone, Strea
 from simpleseg_polygon.progress import NewPoints, RegionReader
 from simpleseg_server.answers import Answer, Frame
 from simpleseg_server.engines.base import Delta
-from simpleseg_server.telemetry import StageTimes
+from simpleseg_server.stages import StageTimes
 
 Listener = Callable[[StreamEvent], None]
 

@@ -360,8 +360,8 @@ class SegmentResponse(ResponseModel):
     """The answer of ``POST /segment``, one result for each prompt, in order.
 
     ``timings_ms`` maps stages to milliseconds: read_body, fetch (of an image by URL), decode_image
-    (decode and scale), queue, prefill, decode and generate (of the slowest prompt), parse,
-    rasterize (of all prompts), total; and, since the request came in, first_token and first_point.
+    (decode and scale), queue, prefill, decode, generate, parse and rasterize (of the slowest
+    prompt), total; and, since the request came in, first_token and first_point.
     """
 
     model_config = ConfigDict(

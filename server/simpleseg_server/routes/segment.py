@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from simpleseg.schema import ErrorResponse, SegmentResponse, StreamEvent
 from simpleseg_server.errors import ApiError, ClientGone, error_body
+from simpleseg_server.jobs import Job
 from simpleseg_server.middleware import CLIENT_CLOSED
-from simpleseg_server.pipeline import Job
 from simpleseg_server.services import owner_of, services_of
 from simpleseg_server.sse import DONE, EventStream, encode, event_stream
 

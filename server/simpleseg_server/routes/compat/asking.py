@@ -13,10 +13,10 @@ from simpleseg.schema import SegmentResponse
 from simpleseg_server.body import read_json_body
 from simpleseg_server.calls import call_of
 from simpleseg_server.errors import ApiError, engine_unavailable, from_validation_error
-from simpleseg_server.pipeline import Job
+from simpleseg_server.jobs import Job
 from simpleseg_server.routes.segment import read_request_body, unless_disconnected
 from simpleseg_server.services import owner_of, services_of
-from simpleseg_server.telemetry import StageTimes
+from simpleseg_server.stages import StageTimes
 
 M = TypeVar("M", bound=BaseModel)
 
