@@ -338,13 +338,15 @@ class Usage(ResponseModel):
 
     ``drafts``, absent where none were counted, is by kind: ``digits`` of coordinates,
     ``structure``, ``unknown``. Of answers that a deadline ended only the tokens that came are
-    counted, no prompt.
+    counted, no prompt. ``cached_tokens``, absent where the engine does not tell, are those of
+    ``prompt_tokens`` that earlier prompts had left computed.
     """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     forward_passes: int
+    cached_tokens: int | None = None
     drafts: dict[str, DraftUsage] | None = None
 
 
