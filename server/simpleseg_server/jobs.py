@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from simpleseg.schema import ImageInfo, Result, ResultWarning
-from simpleseg_server.answers import Frame
+from simpleseg_server.answers import Frame, Judged, result_warnings
 from simpleseg_server.calls import Call, Named
 from simpleseg_server.images import DecodedImage
 from simpleseg_server.several import Answers
@@ -46,8 +46,18 @@ class Outcome:
     """What became of one prompt."""
 
     answers: Answers
-    result: Result
-    warnings: list[ResultWarning]
+    judged: Judged
+
+    @property
+    def result(self) -> Result:
+        return self.judged.result
+
+    @property
+    def warnings(self) -> list[ResultWarning]:
+        return [
+            *self.judged.warnings,
+            *result_warnings(self.answers.notes, self.judged.result.index),
+        ]
 
 
 def times_of_prompts(times: StageTimes, count: int) -> tuple[StageTimes, ...]:

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from simpleseg.schema import (
     Completed,
     Created,
-    Result,
     ResultWarning,
     SegmentResponse,
     StreamEvent,
@@ -21,7 +20,14 @@ from simpleseg.schema import (
 from simpleseg_polygon.codec import ParseWarning, parse_region
 from simpleseg_polygon.geometry import WHOLE, Box
 from simpleseg_server.admission import Admission
-from simpleseg_server.answers import Answer, Frame, failed_result, result_warnings, to_result
+from simpleseg_server.answers import (
+    Answer,
+    Frame,
+    Judged,
+    failed_result,
+    result_warnings,
+    to_result,
+)
 from simpleseg_server.asking import ask
 from simpleseg_server.calls import Call, named_by, read_call, read_upload
 from simpleseg_server.config import Settings
@@ -56,6 +62,7 @@ from simpleseg_server.several import (
     view_around,
 )
 from simpleseg_server.stages import StageTimes
+from simpleseg_server.telemetry import Metrics
 from simpleseg_server.telling import told_by
 from simpleseg_server.usage import usage_of
 
@@ -78,6 +85,7 @@ class Segmenter:
     workers: ThreadPoolExecutor
     images: ImageStore
     fetcher: Fetcher
+    metrics: Metrics
 
     async def prepare(
         self, body: bytes, content_type: str, request_id: str, times: StageTimes, owner: str = ""
@@ -159,7 +167,7 @@ class Segmenter:
         def follow(index: int) -> Progress:
             return self.progress(job, index, listen)
 
-        return self.response(job, await self.outcomes(job, follow))
+        return self.conclude(job, await self.outcomes(job, follow))
 
     def progress(self, job: Job, index: int, listen: Listener | None = None) -> Progress:
         return Progress(job.call.request.task, index, job.frame, job.prompt_times[index], listen)
@@ -183,11 +191,12 @@ class Segmenter:
             raise queue_timeout(self.settings.retry_after_s)
         return outcomes
 
-    def response(self, job: Job, outcomes: Sequence[Outcome]) -> SegmentResponse:
+    def conclude(self, job: Job, outcomes: Sequence[Outcome]) -> SegmentResponse:
+        """The response, which the metrics count."""
         job.times.add("total", job.times.elapsed_ms())
         is_timed = "timings" in job.call.request.include
         timings = {"timings_ms": job.times.to_dict()} if is_timed else {}
-        return SegmentResponse(
+        response = SegmentResponse(
             object="segmentation",
             id=job.id,
             created=job.created,
@@ -199,6 +208,8 @@ class Segmenter:
             **timings,
             warnings=[*job.warnings, *(w for outcome in outcomes for w in outcome.warnings)],
         )
+        self.metrics.observe_response(response, [outcome.judged.region for outcome in outcomes])
+        return response
 
     async def stream(self, job: Job) -> AsyncGenerator[StreamEvent, None]:
         """The events of a run, ``Completed`` last. Raises what ``run`` raises; closing it cancels
@@ -232,7 +243,7 @@ class Segmenter:
         answers = await self._answers(job, index, follower)
         answer = answers.chosen
         if isinstance(answer, EngineError):
-            return Outcome(answers, *failed_result(index, job.call.items[index]))
+            return Outcome(answers, failed_result(index, job.call.items[index]))
         for one in answers.given:
             times.at_least("queue", one.queue_ms + one.usage.queue_ms)
             times.at_least("preprocess", one.usage.preprocess_ms)
@@ -240,9 +251,9 @@ class Segmenter:
             times.at_least("decode", one.usage.decode_ms)
         times.at_least("generate", times.elapsed_ms() - began_ms)
         calibrations = self.engine.capabilities.calibrations_of(job.call.request.model)
-        result, warnings = await self.work(_result, job, index, answer, calibrations)
-        follower.done(answer, result)
-        return Outcome(answers, result, [*warnings, *result_warnings(answers.notes, index)])
+        judged = await self.work(_judged, job, index, answer, calibrations)
+        follower.done(answer, judged)
+        return Outcome(answers, judged)
 
     async def _answers(self, job: Job, index: int, follower: Follower) -> Answers:
         """The answer to one prompt. It is followed as it is written only where that is what will be
@@ -276,13 +287,13 @@ class Segmenter:
         part = await self._decoded(job.call.image_bytes, job.call.image_param, times, view)
         second = await self._ask(job, part, index, self.progress(job, index))
         if isinstance(second, EngineError):
-            return replace(first, notes=(NOT_REFINED,))
+            return replace(first, notes=(*first.notes, NOT_REFINED))
         second = replace(second, view=part.view, agreement=answer.agreement)
         given = (*first.given, second)
         is_whole = second.finish_reason == "stop" or answer.finish_reason != "stop"
         if is_whole and await self.work(is_refinement, answer, second):
-            return Answers(second, given)
-        return Answers(answer, given, (NOT_REFINED,))
+            return Answers(second, given, first.notes)
+        return Answers(answer, given, (*first.notes, NOT_REFINED))
 
     async def _ask(
         self, job: Job, image: DecodedImage, index: int, follower: Follower, sample: int = 0
@@ -338,9 +349,7 @@ def _has_begun(outcome: Outcome) -> bool:
     return answer.finish_reason != "deadline" or bool(answer.text)
 
 
-def _result(
-    job: Job, index: int, answer: Answer, calibrations: Calibrations
-) -> tuple[Result, list[ResultWarning]]:
+def _judged(job: Job, index: int, answer: Answer, calibrations: Calibrations) -> Judged:
     request = job.call.request
     item = job.call.items[index]
     wanted = Wanted.by(request, job.call.items)

@@ -5,7 +5,7 @@ prompt or an image.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
 from prometheus_client import (
@@ -22,6 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from simpleseg import __version__
 from simpleseg.schema import Result, SegmentResponse, Usage
 from simpleseg_polygon.codec import WarningCode
+from simpleseg_polygon.geometry import Region
 from simpleseg_polygon.grammar import fingerprint
 from simpleseg_server.engines.base import MeasuredEngine
 from simpleseg_server.stages import StageTimes
@@ -158,13 +159,13 @@ class Metrics:
             elif stage in STAGES:
                 self.stage_seconds.labels(stage).observe(ms / 1000)
 
-    def observe_response(self, response: SegmentResponse) -> None:
-        """Count what a segmentation gave."""
+    def observe_response(self, response: SegmentResponse, regions: Sequence[Region | None]) -> None:
+        """Count what a segmentation gave; ``regions`` are those of the results, in order."""
         recovered = {w.result for w in response.warnings if w.code in RECOVERIES}
         self.completion_tokens.observe(response.usage.completion_tokens)
         self._observe_drafting(response.usage)
-        for result in response.results:
-            self._observe_result(result, result.index in recovered)
+        for result, region in zip(response.results, regions, strict=True):
+            self._observe_result(result, region, result.index in recovered)
 
     def _observe_drafting(self, usage: Usage) -> None:
         self.forward_passes.observe(usage.forward_passes)
@@ -176,12 +177,12 @@ class Metrics:
                 if tokens:
                     self.draft_tokens.labels(kind, outcome).inc(tokens)
 
-    def _observe_result(self, result: Result, is_recovered: bool) -> None:
+    def _observe_result(self, result: Result, region: Region | None, is_recovered: bool) -> None:
         is_recovered = is_recovered and result.status == "ok"
         self.parses.labels("recovered" if is_recovered else result.status).inc()
-        if result.polygons is not None:
-            self.polygons.observe(len(result.polygons))
-            self.points.observe(sum(map(len, result.polygons)))
+        if region is not None:
+            self.polygons.observe(len(region.parts))
+            self.points.observe(sum(map(len, region.parts)))
 
     def exposition(self) -> tuple[bytes, str]:
         """The text for a scrape and its content type."""

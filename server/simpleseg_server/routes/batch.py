@@ -94,5 +94,4 @@ async def _item(
         return BatchItem(
             index=index, status=500, error=error_body(internal_error(), request_id).error
         )
-    services.metrics.observe_response(response)
     return BatchItem(index=index, status=200, response=response)

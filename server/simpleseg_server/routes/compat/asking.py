@@ -104,7 +104,6 @@ async def answer(request: Request, question: Question, part: Part | None = None)
     if any(result.finish_reason == "error" for result in response.results):
         wait_s = services.settings.retry_after_s
         raise engine_unavailable(wait_s, "the engine could not answer every prompt")
-    services.metrics.observe_response(response)
     return response
 
 
