@@ -12,7 +12,7 @@ TORCH ?= torch==2.13.0
 
 VLLM_VENV ?= .venv-vllm
 
-.PHONY: demo docs test test-slow test-vllm lint format clean
+.PHONY: demo docs test test-slow fuzz-api test-vllm lint format clean
 
 demo: $(VENV)/.installed-server
 	$(BIN)/python examples/demo.py
@@ -25,6 +25,10 @@ test: lint
 
 test-slow: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -q -m "slow and not vllm"
+
+# Requests made from the OpenAPI document, and from its negation, to a server with the shipped model.
+fuzz-api: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -q -s -m slow tests/server/test_openapi_fuzz.py -k demo_model
 
 test-vllm: $(VLLM_VENV)/.installed
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -q -m vllm

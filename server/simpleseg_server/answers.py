@@ -23,7 +23,7 @@ from simpleseg_server.engines.base import TokenLogprob, Usage
 from simpleseg_server.errors import ApiError
 from simpleseg_server.representations import Subject, Wanted, represent
 from simpleseg_server.scores import Calibrations, score_of, scores_of
-from simpleseg_server.telemetry import StageTimes
+from simpleseg_server.stages import StageTimes
 
 _PIXEL_DECIMALS = 2
 _NORMALISED_DECIMALS = 6
@@ -54,6 +54,16 @@ class Answer:
             return parsed
         parts = (tuple(map(self.view.place, ring)) for ring in parsed.value.parts)
         return replace(parsed, value=Region(tuple(parts)))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The result of one prompt and the warnings about it. ``region`` is the result's, whichever
+    outputs of it are in there; None for other tasks, and where there was no answer."""
+
+    result: Result
+    warnings: list[ResultWarning]
+    region: Region | None = None
 
 
 @dataclass(frozen=True)
@@ -140,14 +150,15 @@ def to_result(
     frame: Frame,
     times: StageTimes,
     calibrations: Calibrations,
-) -> tuple[Result, list[ResultWarning]]:
-    """The result of one prompt and the warnings about it; never raises on any answer text."""
+) -> Judged:
+    """What one prompt's answer comes to; never raises on any answer text."""
     with times.measure("parse"):
         parsed, fields = _PARSERS[target](answer, frame)
     status = _status(parsed.status, answer.finish_reason)
     has_value = bool(parsed.value.parts if target == "region" else parsed.value)
     score, score_type = _score(answer, target, calibrations) if has_value else (None, None)
     notes: list[ParseWarning] = []
+    region: Region | None = None
     if target == "region":
         with times.measure("rasterize"):
             region = wanted.simplified(parsed.value, frame.size)
@@ -167,16 +178,16 @@ def to_result(
         **_extras(answer, wanted),
     )
     late = (_LATE,) if answer.finish_reason == "deadline" else ()
-    return result, result_warnings((*parsed.warnings, *notes, *late), index)
+    return Judged(result, result_warnings((*parsed.warnings, *notes, *late), index), region)
 
 
-def failed_result(index: int, item: PromptItem) -> tuple[Result, list[ResultWarning]]:
+def failed_result(index: int, item: PromptItem) -> Judged:
     """The result of a prompt for which the engine gave no answer."""
     result = Result(
         index=index, prompt=item.text, status="invalid", finish_reason="error", score=None
     )
     message = "the engine failed on this prompt; it may be tried again"
-    return result, result_warnings([ParseWarning("engine_error", message)], index)
+    return Judged(result, result_warnings([ParseWarning("engine_error", message)], index))
 
 
 def result_warnings(notes: Iterable[ParseWarning], index: int | None) -> list[ResultWarning]:

@@ -19,11 +19,12 @@ from simpleseg.chat_answer_schema import (
     TokenLogprob,
 )
 from simpleseg.chat_schema import ChatRequest
-from simpleseg.schema import FinishReason, Result, SegmentResponse
-from simpleseg_server.answers import Answer
+from simpleseg.schema import FinishReason, Result
+from simpleseg_server.answers import Answer, Judged
 from simpleseg_server.engines import base
 from simpleseg_server.fingerprint import system_fingerprint
-from simpleseg_server.pipeline import Job, Outcome, Segmenter
+from simpleseg_server.jobs import Job, Outcome
+from simpleseg_server.pipeline import Segmenter
 from simpleseg_server.progress import Progress
 from simpleseg_server.telling import told_by
 
@@ -35,23 +36,16 @@ _LEAST_LOGPROB = -9999.0
 
 @dataclass(frozen=True)
 class Chat:
-    """A chat request on its way; ``observe`` hears what came of it, as a segmentation."""
+    """A chat request on its way."""
 
     id: str
     request: ChatRequest
     job: Job
     segmenter: Segmenter
-    observe: Callable[[SegmentResponse], None]
 
     @classmethod
-    def of(
-        cls,
-        request: ChatRequest,
-        job: Job,
-        segmenter: Segmenter,
-        observe: Callable[[SegmentResponse], None],
-    ) -> "Chat":
-        return cls(f"chatcmpl-{secrets.token_hex(12)}", request, job, segmenter, observe)
+    def of(cls, request: ChatRequest, job: Job, segmenter: Segmenter) -> "Chat":
+        return cls(f"chatcmpl-{secrets.token_hex(12)}", request, job, segmenter)
 
     async def complete(self) -> ChatCompletion:
         """The whole answer. Raises ApiError where the engine failed on any choice."""
@@ -96,7 +90,7 @@ class Chat:
         answers = [answer for answer in chosen if isinstance(answer, Answer)]
         if len(answers) < len(outcomes):
             raise self.segmenter.failure(outcomes)
-        self.observe(self.segmenter.response(self.job, outcomes))
+        self.segmenter.conclude(self.job, outcomes)
         return outcomes, answers
 
     @property
@@ -150,8 +144,10 @@ class _ChoiceFollower:
     def finish(self) -> None:
         self._progress.finish()
 
-    def done(self, answer: Answer, result: Result) -> None:
-        self._send(ChoiceDelta(segmentation=result), None, _finish_reason(answer.finish_reason))
+    def done(self, answer: Answer, judged: Judged) -> None:
+        self._send(
+            ChoiceDelta(segmentation=judged.result), None, _finish_reason(answer.finish_reason)
+        )
 
     def _send(
         self,

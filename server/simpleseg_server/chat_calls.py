@@ -27,6 +27,12 @@ from simpleseg_server.engines.base import ClientGrammar, GrammarKind, Turn
 from simpleseg_server.errors import ApiError, from_validation_error
 
 MAX_GRAMMAR_CHARACTERS = 16 * 1024
+_SUCCEEDED = {
+    "guided_json": "structured_outputs.json, or response_format json_schema",
+    "guided_regex": "structured_outputs.regex",
+    "guided_choice": "structured_outputs.choice",
+    "guided_grammar": "structured_outputs.grammar",
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def read_chat(data: bytes, content_type: str, settings: Settings) -> ChatCall:
     try:
         request = ChatRequest.model_validate(fields)
     except ValidationError as error:
-        raise from_validation_error(error) from None
+        raise _hinted(from_validation_error(error)) from None
     grammar = _client_grammar(request, settings)
     _check_count(request, settings)
     turns = _turns(request.messages, settings)
@@ -77,6 +83,16 @@ def read_chat(data: bytes, content_type: str, settings: Settings) -> ChatCall:
         image_url=source.url,
     )
     return ChatCall(request, call)
+
+
+def _hinted(error: ApiError) -> ApiError:
+    """The error, with the successor of a parameter that vLLM had."""
+    if error.code == "unknown_parameter" and error.param in _SUCCEEDED:
+        where = "where the operator enables client grammars"
+        error.message = (
+            f"unknown parameter {error.param}: its successor is {_SUCCEEDED[error.param]}, {where}"
+        )
+    return error
 
 
 def _client_grammar(request: ChatRequest, settings: Settings) -> ClientGrammar | None:

@@ -12,7 +12,8 @@ Colour rules
 Geometry
     - EXIF orientation is applied first: all sizes are those of the displayed image.
     - The picture is scaled (bicubic) to the engine's fixed size if it has one, else down to its
-      largest area. Large JPEGs are decoded at a reduced scale of at least twice the wanted size.
+      largest area; a part of it is enlarged too, up to a megapixel. Large JPEGs are decoded at a
+      reduced scale of at least twice the wanted size.
 """
 
 import binascii
@@ -47,6 +48,9 @@ _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.=+-]+)*?)(;base64)?",
 _MAX_DATA_URL_HEAD = 256
 _BASE64_SLICE = 2**18
 """Characters, a multiple of four."""
+LARGEST_ENLARGED_PX = 2**20
+"""Area to which a part of an image is enlarged where the engine takes as much: what is in it is
+large then, and more would only cost tokens."""
 _PLAIN_MODES = frozenset({"1", "L", "P", "RGB", "CMYK", "YCbCr"})
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 
@@ -64,10 +68,22 @@ class EngineSize:
         >>> EngineSize(max_pixels=5000).fit(ImageSize(100, 200))
         ImageSize(height=50, width=100)
         """
+        return self._scaled(size, size.height * size.width)
+
+    def fit_part(self, size: ImageSize) -> ImageSize:
+        """The same for a part of an image: a small one is enlarged, so that more of the engine's
+        patches see it.
+
+        >>> EngineSize(max_pixels=5000).fit_part(ImageSize(10, 20))
+        ImageSize(height=50, width=100)
+        """
+        return self._scaled(size, max(size.height * size.width, LARGEST_ENLARGED_PX))
+
+    def _scaled(self, size: ImageSize, area: int) -> ImageSize:
         if self.input_hw is not None:
             return ImageSize(*self.input_hw)
-        scale = math.sqrt(self.max_pixels / (size.height * size.width))
-        if scale >= 1:
+        scale = math.sqrt(min(area, self.max_pixels) / (size.height * size.width))
+        if scale == 1:
             return size
         return ImageSize(max(1, int(size.height * scale)), max(1, int(size.width * scale)))
 
@@ -169,7 +185,8 @@ def _decode(
         rgb = rgb.transpose(_TURNS[orientation])
     if view != WHOLE:
         rgb, view = _cut_out(rgb, view)
-    target = wanted.fit(size if view == WHOLE else ImageSize(rgb.height, rgb.width))
+    shown = ImageSize(rgb.height, rgb.width)
+    target = wanted.fit(size) if view == WHOLE else wanted.fit_part(shown)
     if (rgb.height, rgb.width) != target:
         rgb = rgb.resize((target.width, target.height), Image.Resampling.BICUBIC)
     pixels = np.asarray(rgb)

@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from simpleseg_server.errors import ApiError, internal_error, render
 from simpleseg_server.logs import error_fields, log_request
-from simpleseg_server.telemetry import Metrics, StageTimes, logger, outcome_of, server_timing
+from simpleseg_server.stages import StageTimes
+from simpleseg_server.telemetry import Metrics, logger, outcome_of, server_timing
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -76,8 +77,8 @@ class RequestContext:
         route = getattr(scope.get("route"), "path", "other")
         state = scope["state"]
         status = state.get("ended", status)  # how a stream ended, whose status went out before
-        stages_ms = state["times"].to_dict()
-        self.metrics.observe_request(route, status, seconds, stages_ms)
+        times: StageTimes = state["times"]
+        self.metrics.observe_request(route, status, seconds, times)
         log_request(
             logger,
             {
@@ -89,7 +90,7 @@ class RequestContext:
                 "status": status,
                 "outcome": outcome_of(status),
                 "duration_ms": round(seconds * 1000, 1),
-                "stages_ms": stages_ms,
+                "stages_ms": times.to_dict(),
             },
         )
 

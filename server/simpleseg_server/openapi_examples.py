@@ -110,6 +110,10 @@ def _refusal(
 
 
 _UNKNOWN = {"image": _IMAGE, "promt": "the red square"}
+_GUIDED_JSON = (
+    "unknown parameter guided_json: its successor is structured_outputs.json, or response_format "
+    "json_schema, where the operator enables client grammars"
+)
 _GUIDED = _chat("", _OUTLINE, guided_json={})["value"]
 _NO_MODEL = "no such model is served"
 
@@ -166,7 +170,7 @@ REFUSALS: dict[tuple[str, str, str], Examples] = {
         )
     },
     ("post", "/v1/chat/completions", "400"): {
-        "unknown": _refusal("unknown_parameter", "unknown parameter", "guided_json", _GUIDED),
+        "unknown": _refusal("unknown_parameter", _GUIDED_JSON, "guided_json", _GUIDED),
     },
     ("post", "/v1/chat/completions", "404"): {
         "model": _refusal(

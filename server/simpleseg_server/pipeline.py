@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 from simpleseg.schema import (
     Completed,
     Created,
-    ImageInfo,
-    Result,
     ResultWarning,
     SegmentResponse,
     StreamEvent,
@@ -22,9 +20,16 @@ from simpleseg.schema import (
 from simpleseg_polygon.codec import ParseWarning, parse_region
 from simpleseg_polygon.geometry import WHOLE, Box
 from simpleseg_server.admission import Admission
-from simpleseg_server.answers import Answer, Frame, failed_result, result_warnings, to_result
+from simpleseg_server.answers import (
+    Answer,
+    Frame,
+    Judged,
+    failed_result,
+    result_warnings,
+    to_result,
+)
 from simpleseg_server.asking import ask
-from simpleseg_server.calls import Call, Named, named_by, read_call, read_upload
+from simpleseg_server.calls import Call, named_by, read_call, read_upload
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import (
     Engine,
@@ -44,6 +49,7 @@ from simpleseg_server.fetch import Fetcher
 from simpleseg_server.fingerprint import system_fingerprint
 from simpleseg_server.image_store import ImageStore, StoredImage
 from simpleseg_server.images import DecodedImage, EngineSize, decode, is_mismatch
+from simpleseg_server.jobs import Job, Outcome, times_of_prompts
 from simpleseg_server.limits import check_limits
 from simpleseg_server.progress import Follower, Listener, Progress
 from simpleseg_server.representations import Wanted
@@ -55,7 +61,8 @@ from simpleseg_server.several import (
     is_refinement,
     view_around,
 )
-from simpleseg_server.telemetry import StageTimes
+from simpleseg_server.stages import StageTimes
+from simpleseg_server.telemetry import Metrics
 from simpleseg_server.telling import told_by
 from simpleseg_server.usage import usage_of
 
@@ -70,44 +77,6 @@ _REFUSALS: dict[PromptFault, str] = {
 
 
 @dataclass(frozen=True)
-class Job:
-    """A request that nothing is wrong with: decoded, worded, ready for the engine.
-
-    ``named`` says for each of the call's items what it means; ``warnings`` are about what came
-    in. ``request_id`` also begins the names of the engine's requests. At ``deadline``, on the event
-    loop's clock, what is not finished stays so.
-    """
-
-    id: str
-    created: int
-    request_id: str
-    call: Call
-    image: DecodedImage
-    frame: Frame
-    named: tuple[Named, ...]
-    warnings: tuple[ResultWarning, ...]
-    times: StageTimes
-    deadline: float
-
-    @property
-    def image_info(self) -> ImageInfo:
-        size = self.image.size
-        known = {} if self.call.image_id is None else {"id": self.call.image_id}
-        return ImageInfo(
-            width=size.width, height=size.height, exif_applied=self.image.exif_applied, **known
-        )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one prompt."""
-
-    answers: Answers
-    result: Result
-    warnings: list[ResultWarning]
-
-
-@dataclass(frozen=True)
 class Segmenter:
     """Answers segmentation requests; all that it needs, each thing once for a server."""
 
@@ -117,6 +86,7 @@ class Segmenter:
     workers: ThreadPoolExecutor
     images: ImageStore
     fetcher: Fetcher
+    metrics: Metrics
 
     async def prepare(
         self, body: bytes, content_type: str, request_id: str, times: StageTimes, owner: str = ""
@@ -163,6 +133,7 @@ class Segmenter:
             named=tuple(named),
             warnings=(*_image_warnings(image, call.declared_type), *warnings),
             times=times,
+            prompt_times=times_of_prompts(times, len(named)),
             deadline=deadline,
         )
 
@@ -197,10 +168,10 @@ class Segmenter:
         def follow(index: int) -> Progress:
             return self.progress(job, index, listen)
 
-        return self.response(job, await self.outcomes(job, follow))
+        return self.conclude(job, await self.outcomes(job, follow))
 
     def progress(self, job: Job, index: int, listen: Listener | None = None) -> Progress:
-        return Progress(job.call.request.task, index, job.frame, job.times, listen)
+        return Progress(job.call.request.task, index, job.frame, job.prompt_times[index], listen)
 
     async def outcomes(self, job: Job, follow: Callable[[int], Follower]) -> list[Outcome]:
         """Answer all prompts side by side, each followed as it is written.
@@ -221,11 +192,12 @@ class Segmenter:
             raise queue_timeout(self.settings.retry_after_s)
         return outcomes
 
-    def response(self, job: Job, outcomes: Sequence[Outcome]) -> SegmentResponse:
+    def conclude(self, job: Job, outcomes: Sequence[Outcome]) -> SegmentResponse:
+        """The response, which the metrics count."""
         job.times.add("total", job.times.elapsed_ms())
         is_timed = "timings" in job.call.request.include
         timings = {"timings_ms": job.times.to_dict()} if is_timed else {}
-        return SegmentResponse(
+        response = SegmentResponse(
             object="segmentation",
             id=job.id,
             created=job.created,
@@ -237,6 +209,8 @@ class Segmenter:
             **timings,
             warnings=[*job.warnings, *(w for outcome in outcomes for w in outcome.warnings)],
         )
+        self.metrics.observe_response(response, [outcome.judged.region for outcome in outcomes])
+        return response
 
     async def stream(self, job: Job) -> AsyncGenerator[StreamEvent, None]:
         """The events of a run, ``Completed`` last. Raises what ``run`` raises; closing it cancels
@@ -265,21 +239,22 @@ class Segmenter:
         return EngineSize(capabilities.max_pixels, capabilities.input_hw)
 
     async def _outcome(self, job: Job, index: int, follower: Follower) -> Outcome:
-        began_ms = job.times.elapsed_ms()
+        times = job.prompt_times[index]
+        began_ms = times.elapsed_ms()
         answers = await self._answers(job, index, follower)
         answer = answers.chosen
         if isinstance(answer, EngineError):
-            return Outcome(answers, *failed_result(index, job.call.items[index]))
+            return Outcome(answers, failed_result(index, job.call.items[index]))
         for one in answers.given:
-            job.times.at_least("queue", one.queue_ms + one.usage.queue_ms)
-            job.times.at_least("preprocess", one.usage.preprocess_ms)
-            job.times.at_least("prefill", one.usage.prefill_ms)
-            job.times.at_least("decode", one.usage.decode_ms)
-        job.times.at_least("generate", job.times.elapsed_ms() - began_ms)
+            times.at_least("queue", one.queue_ms + one.usage.queue_ms)
+            times.at_least("preprocess", one.usage.preprocess_ms)
+            times.at_least("prefill", one.usage.prefill_ms)
+            times.at_least("decode", one.usage.decode_ms)
+        times.at_least("generate", times.elapsed_ms() - began_ms)
         calibrations = self.engine.capabilities.calibrations_of(job.call.request.model)
-        result, warnings = await self.work(_result, job, index, answer, calibrations)
-        follower.done(answer, result)
-        return Outcome(answers, result, [*warnings, *result_warnings(answers.notes, index)])
+        judged = await self.work(_judged, job, index, answer, calibrations)
+        follower.done(answer, judged)
+        return Outcome(answers, judged)
 
     async def _answers(self, job: Job, index: int, follower: Follower) -> Answers:
         """The answer to one prompt. It is followed as it is written only where that is what will be
@@ -309,16 +284,17 @@ class Segmenter:
         view = view_around(answer.region.value)
         if view is None or answer.finish_reason == "deadline":
             return first
-        part = await self._decoded(job.call.image_bytes, job.call.image_param, job.times, view)
+        times = job.prompt_times[index]
+        part = await self._decoded(job.call.image_bytes, job.call.image_param, times, view)
         second = await self._ask(job, part, index, self.progress(job, index))
         if isinstance(second, EngineError):
-            return replace(first, notes=(NOT_REFINED,))
+            return replace(first, notes=(*first.notes, NOT_REFINED))
         second = replace(second, view=part.view, agreement=answer.agreement)
         given = (*first.given, second)
         is_whole = second.finish_reason == "stop" or answer.finish_reason != "stop"
         if is_whole and await self.work(is_refinement, answer, second):
-            return Answers(second, given)
-        return Answers(answer, given, (NOT_REFINED,))
+            return Answers(second, given, first.notes)
+        return Answers(answer, given, (*first.notes, NOT_REFINED))
 
     async def _ask(
         self, job: Job, image: DecodedImage, index: int, follower: Follower, sample: int = 0
@@ -374,9 +350,7 @@ def _has_begun(outcome: Outcome) -> bool:
     return answer.finish_reason != "deadline" or bool(answer.text)
 
 
-def _result(
-    job: Job, index: int, answer: Answer, calibrations: Calibrations
-) -> tuple[Result, list[ResultWarning]]:
+def _judged(job: Job, index: int, answer: Answer, calibrations: Calibrations) -> Judged:
     request = job.call.request
     item = job.call.items[index]
     wanted = Wanted.by(request, job.call.items)
@@ -384,7 +358,8 @@ def _result(
     is_free = job.call.wording is not None and target == "text"
     if is_free and parse_region(answer.text).value.parts:
         target = "region"  # which may be the answer to any question
-    return to_result(index, item, target, answer, wanted, job.frame, job.times, calibrations)
+    times = job.prompt_times[index]
+    return to_result(index, item, target, answer, wanted, job.frame, times, calibrations)
 
 
 def _image_warnings(image: DecodedImage, declared_type: str | None) -> list[ResultWarning]:

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from simpleseg.schema import PointsDelta, PolygonDone, Result, ResultDone, StreamEvent, Task
+from simpleseg.schema import PointsDelta, PolygonDone, ResultDone, StreamEvent, Task
+from simpleseg_polygon.geometry import Region
 from simpleseg_polygon.progress import NewPoints, RegionReader
-from simpleseg_server.answers import Answer, Frame
+from simpleseg_server.answers import Answer, Frame, Judged
 from simpleseg_server.engines.base import Delta
-from simpleseg_server.telemetry import StageTimes
+from simpleseg_server.stages import StageTimes
 
 Listener = Callable[[StreamEvent], None]
 
@@ -20,14 +21,15 @@ class Follower(Protocol):
 
     def read(self, delta: Delta) -> None: ...
     def finish(self) -> None: ...
-    def done(self, answer: Answer, result: Result) -> None: ...
+    def done(self, answer: Answer, judged: Judged) -> None: ...
 
 
 class Progress:
     """Follows the text of one prompt's answer.
 
     ``listen``, where given, hears every vertex of a region once, as soon as it is certain to be in
-    the result. The first piece of text and the first vertex are marked in ``times``.
+    the result, whichever outputs the result shows. The first piece of text and the first vertex are
+    marked in ``times``.
     """
 
     def __init__(
@@ -54,14 +56,18 @@ class Progress:
             self._tell(self._reader.finish())
             self._done(len(self._points))
 
-    def done(self, _: Answer, result: Result) -> None:
+    def done(self, _: Answer, judged: Judged) -> None:
         if self._listen is None:
             return
-        if not self._is_read:
-            for polygon, ring in enumerate(result.polygons or ()):
-                self._send(PointsDelta(result=self._index, polygon=polygon, points=ring))
-                self._send(PolygonDone(result=self._index, polygon=polygon, n_points=len(ring)))
-        self._send(ResultDone(result=result))
+        if not self._is_read and judged.region is not None:
+            self._tell_whole(judged.region)
+        self._send(ResultDone(result=judged.result))
+
+    def _tell_whole(self, region: Region) -> None:
+        for polygon, ring in enumerate(region.parts):
+            points = [self._frame.outward(*point) for point in ring]
+            self._send(PointsDelta(result=self._index, polygon=polygon, points=points))
+            self._send(PolygonDone(result=self._index, polygon=polygon, n_points=len(ring)))
 
     def _tell(self, news: tuple[NewPoints, ...]) -> None:
         for new in news:

@@ -55,7 +55,9 @@ class Services:
             retry_after_s=settings.retry_after_s,
         )
         self.metrics.watch(lambda: admission.requests, lambda: admission.waiting_prompts)
-        return Segmenter(engine, settings, admission, self.workers, self.images, self.fetcher)
+        return Segmenter(
+            engine, settings, admission, self.workers, self.images, self.fetcher, self.metrics
+        )
 
 
 def owner_of(request: Request) -> str:

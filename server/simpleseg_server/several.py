@@ -25,6 +25,7 @@ _WORTHWHILE = 0.8
 _SAME_OBJECT_IOU = 0.5
 _LEAST = 1e-6
 
+SAMPLES_LEFT_OUT = "samples_left_out"
 NOT_REFINED = ParseWarning(
     "not_refined",
     "the second look found another object or none, or was not finished: the first answer was kept",
@@ -47,16 +48,45 @@ class Answers:
 def consensus(answers: Sequence[Answer | EngineError]) -> Answers:
     """Chosen is the answer with the highest mean IoU with the others, which is its ``agreement``;
     the first of equals. Empty answers agree with each other entirely, with others not at all.
+
+    Compared are the whole ones; where there is none, those that were cut; else the unreadable. What
+    is left out is told in a note.
     """
     given = tuple(answer for answer in answers if isinstance(answer, Answer))
-    if len(given) < 2:
-        return Answers(given[0] if given else answers[0], given)
+    compared = _soundest(given)
+    notes = _left_out(len(answers) - len(compared), len(answers)) if compared else ()
+    if len(compared) < 2:
+        return Answers(compared[0] if compared else answers[0], given, notes)
     means = [
-        float(np.mean([_common_share(one, other) for other in given if other is not one]))
-        for one in given
+        float(np.mean([_common_share(one, other) for other in compared if other is not one]))
+        for one in compared
     ]
     best = int(np.argmax(means))
-    return Answers(replace(given[best], agreement=means[best]), given)
+    return Answers(replace(compared[best], agreement=means[best]), given, notes)
+
+
+def _soundest(answers: Sequence[Answer]) -> list[Answer]:
+    """The whole answers, or else the best there are."""
+    ranks = [_rank(answer) for answer in answers]
+    return [answer for answer, rank in zip(answers, ranks, strict=True) if rank == min(ranks)]
+
+
+def _rank(answer: Answer) -> int:
+    """
+    >>> from simpleseg_server.engines.base import Usage
+    >>> cost = Usage(1, 1, 1, 0, 0, 0)
+    >>> texts = ("[].", "stop"), ("[[[0.1, 0.2]", "length"), ("well", "stop")
+    >>> [_rank(Answer(text, (), reason, cost, 0)) for text, reason in texts]
+    [0, 1, 2]
+    """
+    if answer.finish_reason != "stop":
+        return 1
+    return {"ok": 0, "empty": 0, "truncated": 1, "invalid": 2}[answer.region.status]
+
+
+def _left_out(count: int, of: int) -> tuple[ParseWarning, ...]:
+    message = f"{count} of {of} answers failed, were cut or unreadable, and were not compared"
+    return (ParseWarning(SAMPLES_LEFT_OUT, message),) if count else ()
 
 
 def view_around(region: Region) -> Box | None:

@@ -1,15 +1,11 @@
-"""Stage timings and Prometheus metrics.
+"""Prometheus metrics.
 
 Labels come from fixed sets, so that no client can grow the number of series. Nothing here holds a
 prompt or an image.
 """
 
 import logging
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
 from prometheus_client import (
@@ -26,8 +22,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from simpleseg import __version__
 from simpleseg.schema import Result, SegmentResponse, Usage
 from simpleseg_polygon.codec import WarningCode
+from simpleseg_polygon.geometry import Region
 from simpleseg_polygon.grammar import fingerprint
 from simpleseg_server.engines.base import MeasuredEngine
+from simpleseg_server.stages import StageTimes
 
 logger = logging.getLogger("simpleseg_server")
 
@@ -55,74 +53,6 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _COUNTS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 _TOKENS_PER_STEP = (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 12)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """One run of a stage, in seconds of ``time.perf_counter``."""
-
-    stage: str
-    began: float
-    ended: float
-
-
-class StageTimes:
-    """Milliseconds by stage, in the order in which the stages first ended; ``began``, in seconds of
-    ``time.perf_counter``, is when this object was made.
-
-    >>> times = StageTimes(); times.add("parse", 1.5); times.add("parse", 0.5); times.to_dict()
-    {'parse': 2.0}
-    """
-
-    def __init__(self) -> None:
-        self._ms: dict[str, float] = {}
-        self._intervals: list[Interval] = []
-        self._slowest: dict[str, Interval] = {}
-        self._lock = threading.Lock()
-        self.began = time.perf_counter()
-
-    def add(self, stage: str, ms: float) -> None:
-        """Add to a stage, from any thread: work that was done one after the other."""
-        with self._lock:
-            self._ms[stage] = self._ms.get(stage, 0.0) + ms
-
-    def at_least(self, stage: str, ms: float) -> None:
-        """Raise a stage to ``ms``: the slowest of what ran side by side counts."""
-        if ms >= self._ms.get(stage, 0.0):
-            self._ms[stage] = ms
-            now = time.perf_counter()
-            self._slowest[stage] = Interval(stage, now - ms / 1000, now)
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            ended = time.perf_counter()
-            self.add(stage, (ended - began) * 1000)
-            self._intervals.append(Interval(stage, began, ended))
-
-    def mark(self, stage: str) -> None:
-        """Set a stage to the time since the start, the first time that it is marked."""
-        self._ms.setdefault(stage, self.elapsed_ms())
-
-    @property
-    def intervals(self) -> tuple["Interval", ...]:
-        """When the stages that were measured began and ended."""
-        return tuple(self._intervals)
-
-    def slowest(self, stage: str) -> "Interval | None":
-        """When the slowest run that ``at_least`` was told of took place, if it told at once."""
-        return self._slowest.get(stage)
-
-    def elapsed_ms(self) -> float:
-        """Milliseconds since this object was made."""
-        return (time.perf_counter() - self.began) * 1000
-
-    def to_dict(self) -> dict[str, float]:
-        """Stages to milliseconds, rounded to microseconds."""
-        return {stage: round(ms, 3) for stage, ms in self._ms.items()}
 
 
 class Metrics:
@@ -214,16 +144,14 @@ class Metrics:
             {"version": __version__, "model": model, "engine": engine, "grammar": fingerprint()}
         )
 
-    def observe_request(
-        self, route: str, status: int, seconds: float, timings_ms: Mapping[str, float]
-    ) -> None:
-        """Count a request that is over, and where its time went."""
+    def observe_request(self, route: str, status: int, seconds: float, times: StageTimes) -> None:
+        """Count a request that is over, and where its time went, or that of each in a batch."""
         self.requests.labels(route, self._model, str(status), outcome_of(status)).inc()
         self.request_seconds.labels(route).observe(seconds)
-        self.observe_stages(timings_ms)
+        for timings_ms in times.by_request():
+            self._observe_stages(timings_ms)
 
-    def observe_stages(self, timings_ms: Mapping[str, float]) -> None:
-        """Count where the time of a request went, or of one of a batch."""
+    def _observe_stages(self, timings_ms: Mapping[str, float]) -> None:
         for name, ms in timings_ms.items():
             stage = "ttft" if name == "first_token" else name
             if stage == "first_point":
@@ -231,13 +159,13 @@ class Metrics:
             elif stage in STAGES:
                 self.stage_seconds.labels(stage).observe(ms / 1000)
 
-    def observe_response(self, response: SegmentResponse) -> None:
-        """Count what a segmentation gave."""
+    def observe_response(self, response: SegmentResponse, regions: Sequence[Region | None]) -> None:
+        """Count what a segmentation gave; ``regions`` are those of the results, in order."""
         recovered = {w.result for w in response.warnings if w.code in RECOVERIES}
         self.completion_tokens.observe(response.usage.completion_tokens)
         self._observe_drafting(response.usage)
-        for result in response.results:
-            self._observe_result(result, result.index in recovered)
+        for result, region in zip(response.results, regions, strict=True):
+            self._observe_result(result, region, result.index in recovered)
 
     def _observe_drafting(self, usage: Usage) -> None:
         self.forward_passes.observe(usage.forward_passes)
@@ -249,12 +177,12 @@ class Metrics:
                 if tokens:
                     self.draft_tokens.labels(kind, outcome).inc(tokens)
 
-    def _observe_result(self, result: Result, is_recovered: bool) -> None:
+    def _observe_result(self, result: Result, region: Region | None, is_recovered: bool) -> None:
         is_recovered = is_recovered and result.status == "ok"
         self.parses.labels("recovered" if is_recovered else result.status).inc()
-        if result.polygons is not None:
-            self.polygons.observe(len(result.polygons))
-            self.points.observe(sum(map(len, result.polygons)))
+        if region is not None:
+            self.polygons.observe(len(region.parts))
+            self.points.observe(sum(map(len, region.parts)))
 
     def exposition(self) -> tuple[bytes, str]:
         """The text for a scrape and its content type."""

@@ -1,6 +1,7 @@
 """Traces in the W3C format: accepted from callers, passed on, and with the extra ``otel`` recorded.
 
-One span for each request, one below it for each stage. Nothing of OpenTelemetry is imported unless
+One span for each request, one below it for each stage; each request of a batch and each of several
+prompts has a span of its own for its stages. Nothing of OpenTelemetry is imported unless
 ``otlp_endpoint`` is set. Without it a caller's context is still passed on to the servers that a
 request asks, and its trace id is in the log.
 """
@@ -18,14 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from simpleseg import __version__
 from simpleseg_server.config import ConfigError, Settings
-from simpleseg_server.telemetry import Interval, StageTimes
+from simpleseg_server.stages import MOMENTS, Interval, StageTimes
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
 EXPORT_TIMEOUT_S = 5.0
-_EVENTS = ("first_token", "first_point")
 _ONE_AFTER_THE_OTHER = ("queue", "preprocess", "prefill")
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
@@ -110,7 +110,7 @@ class Tracer:
 
     def finish(self, span: "Span", scope: Scope, status: int) -> None:
         """Name the span by its route, add the stages below it, and end it."""
-        from opentelemetry.trace import StatusCode, set_span_in_context
+        from opentelemetry.trace import StatusCode
 
         if span.is_recording():
             route = getattr(scope.get("route"), "path", None)
@@ -118,15 +118,30 @@ class Tracer:
             span.set_attributes(_attributes(scope, route, status))
             if status >= 500:
                 span.set_status(StatusCode.ERROR)
-            times: StageTimes = scope["state"]["times"]
             clock_ns = time.time_ns() - time.perf_counter_ns()
-            for name, at in _marks(times):
-                span.add_event(name, timestamp=clock_ns + int(at * 1e9))
-            below = set_span_in_context(span)
-            for stage in intervals_of(times):
-                began, ended = (clock_ns + int(at * 1e9) for at in (stage.began, stage.ended))
-                self._tracer.start_span(stage.stage, below, start_time=began).end(ended)
+            self._add_stages(span, scope["state"]["times"], clock_ns)
         span.end()
+
+    def _add_stages(self, span: "Span", times: StageTimes, clock_ns: int) -> None:
+        """Below a span one for each stage, and one for each part with its own stages below that;
+        ``clock_ns`` is the time of day when ``time.perf_counter`` was 0."""
+        from opentelemetry.trace import set_span_in_context
+
+        below = set_span_in_context(span)
+
+        def at_ns(at: float) -> int:
+            return clock_ns + int(at * 1e9)
+
+        for name, at in _marks(times):
+            span.add_event(name, timestamp=at_ns(at))
+        for stage in intervals_of(times):
+            began = self._tracer.start_span(stage.stage, below, start_time=at_ns(stage.began))
+            began.end(at_ns(stage.ended))
+        for part in times.parts:
+            index, began_ns = {"simpleseg.index": part.index}, at_ns(part.times.began)
+            child = self._tracer.start_span(part.kind, below, attributes=index, start_time=began_ns)
+            self._add_stages(child, part.times, clock_ns)
+            child.end(at_ns(part.times.ended))
 
 
 def _provider(endpoint: str, ratio: float) -> "TracerProvider":
@@ -158,7 +173,7 @@ def _attributes(scope: Scope, route: str | None, status: int) -> dict[str, Any]:
 
 def _marks(times: StageTimes) -> Iterator[tuple[str, float]]:
     for name, ms in times.to_dict().items():
-        if name in _EVENTS:
+        if name in MOMENTS:
             yield name, times.began + ms / 1000
 
 

@@ -1,6 +1,7 @@
 """What answers cost, summed up."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from simpleseg.schema import DraftUsage, Usage
 from simpleseg_server.answers import Answer
@@ -13,12 +14,17 @@ def usage_of(answers: Iterable[Answer]) -> Usage:
     prompt_tokens = sum(usage.prompt_tokens for usage in usages)
     completion_tokens = sum(usage.completion_tokens for usage in usages)
     drafts = _drafts(usages)
+    told: dict[str, Any] = {"drafts": drafts} if drafts else {}
+    cached = [usage.cached_tokens for usage in usages]
+    known = [count for count in cached if count is not None]
+    if len(known) == len(cached):
+        told["cached_tokens"] = sum(known)
     return Usage(
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         total_tokens=prompt_tokens + completion_tokens,
         forward_passes=sum(usage.forward_passes for usage in usages),
-        **({"drafts": drafts} if drafts else {}),
+        **told,
     )
 
 

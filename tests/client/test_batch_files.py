@@ -61,6 +61,21 @@ def test_what_is_not_an_output_is_not_touched(damage: bytes, tmp_path: Path) -> 
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("field", ["custom_id", "request_digest"])
+@pytest.mark.parametrize("value", [5, None, ["a"], {"a": 1}, True])
+@pytest.mark.parametrize("end", [b"\n", b""])
+def test_a_field_of_another_type_is_named_and_nothing_lost(
+    field: str, value: Any, end: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "out.jsonl"
+    _written(path, _line("a"))
+    foreign = json.dumps({**_line("b"), field: value}).encode() + end
+    path.write_bytes(content := path.read_bytes() + foreign)
+    with pytest.raises(BatchError, match=rf"out\.jsonl:2 .*{field} must be a text"):
+        Journal(path)
+    assert path.read_bytes() == content
+
+
 def test_errors_are_dropped_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     _written(path, _line("a"), _line("b", 503), _line("c"))

@@ -112,6 +112,16 @@ def test_unknown_parameters(client: Any, engine: Any, image64: str, name: str) -
     assert engine.requests == []
 
 
+@pytest.mark.parametrize("kind", ["json", "regex", "choice", "grammar"])
+def test_the_successor_of_a_guided_parameter_is_named(client: Any, image64: str, kind: str) -> None:
+    body = {"messages": [user(image64)], f"guided_{kind}": "x"}
+    message = client.post(PATH, json=body).json()["error"]["message"]
+    assert f"guided_{kind}" in message
+    assert f"structured_outputs.{kind}" in message
+    assert ("response_format" in message) == (kind == "json")
+    assert "where the operator enables client grammars" in message
+
+
 UNSERVED: dict[str, Any] = {
     "top_p": 0.9,
     "top_logprobs": 5,

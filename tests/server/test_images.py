@@ -312,7 +312,7 @@ def test_a_view_shows_that_part_alone_in_whole_pixels() -> None:
     picture = Image.new("RGB", (10, 20), "red")
     picture.paste("blue", (4, 10, 10, 20))
     data = encoded(picture)
-    part = decode(data, LARGE, SETTINGS, "image", Box(0.45, 0.52, 0.89, 0.98))
+    part = decode(data, EngineSize(10 * 5), SETTINGS, "image", Box(0.45, 0.52, 0.89, 0.98))
     assert part.view == Box(0.4, 0.5, 0.9, 1.0)
     assert part.pixels_hw3.shape == (10, 5, 3)
     assert (part.pixels_hw3 == (0, 0, 255)).all()

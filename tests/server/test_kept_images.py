@@ -1,6 +1,7 @@
 """``/v1/images`` and ``/v1/segment/batch``."""
 
 import io
+import logging
 from typing import Any
 
 import numpy as np
@@ -229,3 +230,30 @@ def test_a_batch_feeds_the_stages(client: Any, image64: str) -> None:
     requests = [{"image": image64, "prompt": text} for text in ("cat", "dog")]
     assert client.post("/v1/segment/batch", json={"requests": requests}).status_code == 200
     assert {stage: count(stage) - before[stage] for stage in before} == dict.fromkeys(before, 2)
+
+
+def test_a_batch_tells_its_stages_as_a_request_does(
+    client: Any, engine: Any, image64: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log's one line, in ``Server-Timing`` and in each answer: of what ran side by side the
+    slowest counts."""
+    engine.replies = {"slow": Reply("[[[0.1, 0.2], [0.5, 0.2], [0.5, 0.9]]].", delay_s=0.02)}
+    asked = [{"image": image64, "prompt": text} for text in ("quick", "slow", "quick")]
+    with caplog.at_level(logging.INFO, "simpleseg_server"):
+        single = client.post("/segment", json=asked[0])
+        response = client.post("/v1/segment/batch", json={"requests": asked})
+    lines = [record.fields for record in caplog.records if hasattr(record, "fields")]
+    of_one, of_all = (line["stages_ms"] for line in lines if line["event"] == "request")
+    assert of_all.keys() == of_one.keys() - {"total"}
+    items = [item["response"]["timings_ms"] for item in response.json()["results"]]
+    assert all(item.keys() == single.json()["timings_ms"].keys() for item in items)
+    slowest = max(item["generate"] for item in items)
+    assert of_all["generate"] == slowest == items[1]["generate"]
+    assert of_all["first_token"] <= min(item["first_token"] for item in items) + slowest
+
+    def timed(answer: Any) -> dict[str, str]:
+        pairs = (part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
+        return dict(pairs)
+
+    assert timed(response).keys() == timed(single).keys()
+    assert float(timed(response)["generate"]) == pytest.approx(slowest)

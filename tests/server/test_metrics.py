@@ -113,6 +113,19 @@ def test_what_was_answered_is_counted_by_outcome(used: Any) -> None:
     assert value(text, "simpleseg_time_to_first_point_seconds_count") == 3
 
 
+@pytest.mark.parametrize("path", ["/segment", "/v1/segment/batch"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_region_counts_whatever_is_shown_of_it(
+    client: Any, image64: str, path: str, stream: bool
+) -> None:
+    asked: dict[str, Any] = {"image": image64, "prompt": "x", "return": ["bbox", "rle"]}
+    body = {"requests": [asked]} if "batch" in path else {**asked, "stream": stream}
+    assert client.post(path, json=body).status_code == 200
+    text = client.get("/metrics").text
+    assert value(text, "simpleseg_polygon_points_sum") == 3
+    assert value(text, "simpleseg_polygons_per_result_sum") == 1
+
+
 def test_every_stage_is_there_and_those_that_ran_have_counts(used: Any) -> None:
     text = used.get("/metrics").text
     stages = {

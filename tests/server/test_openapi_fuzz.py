@@ -67,8 +67,22 @@ def test_five_thousand_cases(tmp_path: Path) -> None:
         check_that_every_route_answered(url)
 
 
+SHORT = {
+    "default_max_tokens": "64",
+    "max_tokens": "128",
+    "max_prompts": "3",
+    "max_batch_requests": "3",
+    "max_deadline_ms": "4000",
+}
+"""Limits under which the real model is asked thousands of times in minutes, not hours."""
+
+
 @pytest.mark.slow
-def test_the_demo_model_answers_as_the_document_says(tmp_path: Path) -> None:
-    with demo_server(tmp_path / "log", api_keys="k") as (_, (url,)):
-        fuzz(url, "--max-examples", "30", "--phases", "examples,fuzzing")
+def test_five_thousand_cases_on_the_demo_model(tmp_path: Path) -> None:
+    """``make fuzz-api``; ``-s`` shows the count."""
+    with demo_server(tmp_path / "log", api_keys="k", **SHORT) as (_, (url,)):
+        options = ("--max-examples", "700", "--phases", "examples,coverage,fuzzing")
+        cases = fuzz(url, *options, "--workers", "4")
+        print(f"{cases} cases, answered with {answered(url)}")
+        assert cases >= 5000
         check_that_every_route_answered(url)

@@ -61,9 +61,48 @@ def test_a_failed_sample_is_left_out(make_client: Any, image64: str) -> None:
             text = self.texts.pop(0)
             return Reply(text, fault="error") if text == "fail" else Reply(text)
 
-    (result,) = ask(make_client, Failing("fail", LEFT), image64, samples=2)["results"]
+    body = ask(make_client, Failing("fail", LEFT), image64, samples=2)
+    (result,) = body["results"]
     assert str(result["polygons"]) == LEFT
     assert result["score_type"] != "sample_agreement"
+    (warning,) = body["warnings"]
+    assert (warning["code"], warning["result"]) == ("samples_left_out", 0)
+    assert "1 of 2" in warning["message"]
+
+
+def test_unsound_samples_are_not_compared(make_client: Any, image64: str) -> None:
+    """What cannot be read is no agreement that the object is not there, nor is what was cut."""
+
+    class Cut(InTurn):
+        def _pick(self, request: GenerationRequest) -> Reply:
+            text = self.texts.pop(0)
+            return Reply(text, finish_reason="length" if text == RIGHT else "stop")
+
+    engine = Cut("well", "[].", "nothing", RIGHT, RIGHT, LEFT, LEFT)
+    body = ask(make_client, engine, image64, samples=7)
+    assert str(body["results"][0]["polygons"]) == LEFT
+    assert body["results"][0]["score"] == 0.5
+    (warning,) = body["warnings"]
+    assert warning["code"] == "samples_left_out"
+    assert "4 of 7" in warning["message"]
+    assert body["usage"]["prompt_tokens"] == 7 * 16
+
+
+def test_where_no_sample_is_sound_all_are_compared(make_client: Any, image64: str) -> None:
+    body = ask(make_client, InTurn("well", "nothing"), image64, samples=2)
+    assert body["results"][0]["status"] == "invalid"
+    assert "samples_left_out" not in [w["code"] for w in body["warnings"]]
+
+
+def test_a_second_look_keeps_the_warning_about_samples(make_client: Any) -> None:
+    image64, _ = large_picture()
+
+    class Mixed(Seeing):
+        def _pick(self, request: GenerationRequest) -> Reply:
+            return Reply("well") if request.seed == 8 else super()._pick(request)
+
+    body = ask(make_client, Mixed(), image64, samples=2, seed=7, refine=True)
+    assert "samples_left_out" in [w["code"] for w in body["warnings"]]
 
 
 @pytest.mark.parametrize(
@@ -129,6 +168,19 @@ def test_a_second_look_is_finer(make_client: Any) -> None:
     assert len(engine.requests) == 2
     assert engine.requests[0].instruction == engine.requests[1].instruction
     assert engine.requests[0].image_key != engine.requests[1].image_key
+
+
+def test_a_part_of_a_small_picture_is_enlarged(make_client: Any) -> None:
+    """The engine takes more pixels than the picture has, so the second look gets them."""
+    picture = Image.new("RGB", (50, 40), "red")
+    picture.paste("blue", (10, 10, 20, 18))
+    image64 = base64.b64encode(encoded(picture)).decode()
+    engine = Seeing()
+    fine = ask(make_client, engine, image64, coordinates="pixel", refine=True)["results"][0]
+    first, second = (request.image_hw3.shape for request in engine.requests)
+    assert first == (40, 50, 3)
+    assert CAPABILITIES.max_pixels * 0.95 < second[0] * second[1] <= CAPABILITIES.max_pixels
+    assert furthest(corners(fine), Box(10, 10, 20, 18)) < 0.5
 
 
 @pytest.mark.parametrize("wrong", ["[].", RIGHT, "nonsense"])

@@ -15,9 +15,11 @@ from pydantic import TypeAdapter
 
 from simpleseg.schema import StreamEvent
 from simpleseg_polygon.codec import parse_region
+from simpleseg_server.engines.base import GenerationRequest
 from simpleseg_server.engines.scripted import Reply
 
 from .asking import answer, post, refusal
+from .conftest import PhraseEngine
 
 Events = list[tuple[str, dict[str, Any]]]
 TWO_PARTS = (
@@ -88,6 +90,50 @@ TEXTS = st.lists(
     st.sampled_from(["[", "]", "[[[", "]]", ", ", "[0.1, 0.2]", "[0.5, 0.2], ", "[0.5, 0.9]", "."]),
     max_size=30,
 ).map("".join)
+
+
+WAYS: list[dict[str, Any]] = [
+    {"simplify": 0.05},
+    {"refine": True},
+    {"samples": 3, "seed": 7},
+    {"samples": 2, "seed": 7, "refine": True, "simplify": 0.02, "coordinates": "pixel"},
+]
+OUTPUTS = st.sampled_from([["polygons"], ["bbox"], ["rle"], ["svg", "coco"]])
+
+
+@given(TEXTS, TEXTS, st.sampled_from([{}, *WAYS]), OUTPUTS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_deltas_join_to_the_region_however_it_was_found(
+    make_client: Any, image64: str, text: str, other: str, way: dict[str, Any], outputs: list[str]
+) -> None:
+    """Answers differ by seed and by what is seen; ``return`` has no part in what is streamed."""
+
+    class Various(PhraseEngine):
+        def _pick(self, request: GenerationRequest) -> Reply:
+            is_first = request.seed in (None, 7) and request.image_hw3.shape[0] < 60
+            return Reply(text if is_first else other, token_length=3)
+
+    fields = {"image": image64, "prompts": ["x", "y"], **way}
+    with make_client(Various()) as client:
+        plain = answer(client, **fields, **{"return": ["polygons"]})
+        events = stream(client, **fields, **{"return": outputs})
+    for result in plain["results"]:
+        index = result["index"]
+        assert joined_polygons(events, index) == result["polygons"]
+        done = [d for n, d in events if n == "segmentation.polygon.done" and d["result"] == index]
+        assert [d["n_points"] for d in done] == [len(ring) for ring in result["polygons"]]
+    for result in events[-1][1]["response"]["results"]:
+        assert result.keys() & {"polygons", "bbox", "rle", "svg", "coco"} == set(outputs)
+
+
+@pytest.mark.parametrize("way", [{}, *WAYS])
+def test_what_is_not_asked_for_is_streamed_too(
+    client: Any, engine: Any, image64: str, way: dict[str, Any]
+) -> None:
+    engine.default = Reply(TWO_PARTS)
+    events = stream(client, image=image64, prompt="x", **way, **{"return": ["bbox"]})
+    assert len(joined_polygons(events, 0)) == 2
+    assert "polygons" not in events[-1][1]["response"]["results"][0]
 
 
 @given(TEXTS, st.integers(1, 9))

@@ -116,6 +116,65 @@ def test_the_stages_of_an_answer_follow_each_other_inside_generate(
     assert ended - began > 20 * 10**6  # several delays of 5 ms
 
 
+def below(exporter: InMemorySpanExporter, span: ReadableSpan) -> list[ReadableSpan]:
+    assert span.context is not None
+    children = [s for s in exporter.get_finished_spans() if s.parent is not None]
+    return [s for s in children if s.parent and s.parent.span_id == span.context.span_id]
+
+
+def index_of(span: ReadableSpan) -> Any:
+    assert span.attributes is not None
+    return span.attributes["simpleseg.index"]
+
+
+def root_of(exporter: InMemorySpanExporter) -> ReadableSpan:
+    (root,) = (span for span in exporter.get_finished_spans() if span.parent is None)
+    return root
+
+
+OF_A_PROMPT = {"generate", "queue", "preprocess", "prefill", "decode", "parse", "rasterize"}
+
+
+def test_several_prompts_have_a_span_each(
+    traced: Any, exporter: InMemorySpanExporter, engine: Any, image64: str
+) -> None:
+    engine.replies = {"slow": Reply("[[[0.1, 0.2], [0.5, 0.2], [0.5, 0.9]]].", delay_s=0.01)}
+    traced.post("/segment", json={"image": image64, "prompts": ["quick", "slow"]})
+    root = root_of(exporter)
+    prompts = [span for span in below(exporter, root) if span.name == "prompt"]
+    assert [index_of(span) for span in prompts] == [0, 1]
+    others = [span.name for span in below(exporter, root) if span.name != "prompt"]
+    assert sorted(others) == ["decode_image", "encode", "read_body"]
+    took = []
+    for span in prompts:
+        stages = {stage.name: stage for stage in below(exporter, span)}
+        assert stages.keys() == OF_A_PROMPT
+        assert [event.name for event in span.events] == ["first_token", "first_point"]
+        assert _bounds(span)[1] >= max(_bounds(stage)[1] for stage in stages.values())
+        took.append(_bounds(stages["generate"])[1] - _bounds(stages["generate"])[0])
+    assert took[0] < took[1]
+    assert {event.name for event in root.events} == {"first_token", "first_point"}
+
+
+def test_each_request_of_a_batch_is_a_span_with_its_stages(
+    traced: Any, exporter: InMemorySpanExporter, image64: str
+) -> None:
+    requests = [
+        {"image": image64, "prompt": "x"},
+        {"image": image64, "prompts": ["x", "y"]},
+        {"image": "???", "prompt": "x"},
+    ]
+    traced.post("/v1/segment/batch", json={"requests": requests}, headers=CALLER)
+    (root,) = (s for s in exporter.get_finished_spans() if s.name == "POST /v1/segment/batch")
+    items = sorted((s for s in below(exporter, root) if s.name == "item"), key=index_of)
+    assert [index_of(span) for span in items] == [0, 1, 2]
+    assert {s.name for s in below(exporter, root)} == {"read_body", "item", "encode"}
+    single, several, wrong = ({s.name for s in below(exporter, item)} for item in items)
+    assert single == {"read_body", "decode_image"} | OF_A_PROMPT
+    assert several == {"read_body", "decode_image", "prompt"}
+    assert wrong == {"read_body"}
+
+
 def test_a_request_without_a_caller_begins_a_trace(traced: Any, exporter: Any) -> None:
     traced.get("/v1/models", headers={"traceparent": f"00-{TRACE}-{'0' * 16}-01"})
     (span,) = exporter.get_finished_spans()

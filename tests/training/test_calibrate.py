@@ -8,6 +8,7 @@ from PIL import Image
 
 from simpleseg_polygon.confidence import Calibration, Evidence
 from simpleseg_training.calibrate import Scored, as_dict, fit, reliability, write_diagram
+from simpleseg_training.model_card import calibration_of
 
 TRUTH = Calibration(1.0, 0.5, 0.3, 1.5, 0.2, bias=2.5)
 
@@ -54,3 +55,12 @@ def test_the_diagram_is_a_picture(tmp_path: Path) -> None:
     write_diagram(reliability(TRUTH, drawn(200, 2)), tmp_path / "reliability.png")
     with Image.open(tmp_path / "reliability.png") as picture:
         assert min(picture.size) > 300
+
+
+def test_the_card_says_how_many_answers_had_a_score() -> None:
+    def card(regions: int) -> str:
+        found = {"error": 0.04, "correlation": 0.5}
+        return calibration_of({"region": {"n": regions, **found}, "box": {"n": 1000, **found}})
+
+    assert "of the 1,000 cases measured, 996 got a region" in card(996)
+    assert "cases measured" not in card(1000)

@@ -104,6 +104,12 @@ half of the answers to validation scenes of all three data sets and measured on 
 """
 
 
+_EMPTY = (
+    "An answer that the object is not there has no score: of the {cases} cases measured, {said} "
+    "got a region."
+)
+
+
 def table_of(results: dict[str, dict[str, Any]]) -> str:
     """The metrics as a Markdown table, a column for each data set."""
     lines = ["| | " + " | ".join(results) + " |", "|---" * (len(results) + 1) + "|"]
@@ -124,6 +130,9 @@ def calibration_of(measured: dict[str, Any]) -> str:
         lines.append(
             f"| {target} | {found['n']} | {found['error']:.3f} | {found['correlation']:.2f} |"
         )
+    said, cases = (measured[target]["n"] for target in ("region", "box"))
+    if said < cases:
+        lines += ["", _EMPTY.format(said=said, cases=f"{cases:,}")]
     return "\n".join(lines)
 
 

@@ -217,7 +217,7 @@ class Decoder:
             message = f"prompt and answer take {needed} positions, more than the model has"
             raise PromptRefusedError(message, "context_length_exceeded")
         beginning = tuple(ids[: checkpoint.image_end(ids)])
-        known = image.prompts.get(beginning)
+        known = self.images.prompt(image, beginning)
         if known is None:
             row = _Row(job, answer, ids, joined_at)
             self._read_whole(row, image, beginning)

@@ -4,6 +4,7 @@ and values of prompts that hold them."""
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from simpleseg_server.engines.checkpoint import ImageFeatures
 from simpleseg_server.engines.kv_rows import RowStates
@@ -33,17 +34,23 @@ class CachedImage:
     prompts: dict[tuple[int, ...], ReadPrompt] = field(default_factory=dict)
 
 
+LookedUp = Literal["image", "prompt"]
+
+
 class ImageCache:
     """The ``max_images`` images used last, by image key, with at most ``max_bytes`` of keys and
     values: the prompts on images used longest ago go first. Features are not among these bytes.
 
-    ``in`` may be asked from any thread, the rest is for one.
+    ``in`` and ``lookups``, which counts hits (True) and misses, may be asked from any thread; the
+    rest is for one.
     """
 
     def __init__(self, max_images: int, max_bytes: int) -> None:
         self._max_images = max_images
         self._max_bytes = max_bytes
         self._images: OrderedDict[str, CachedImage] = OrderedDict()
+        kinds: tuple[LookedUp, ...] = ("image", "prompt")
+        self.lookups = {(kind, is_hit): 0 for kind in kinds for is_hit in (True, False)}
 
     def __contains__(self, image_key: str) -> bool:
         return image_key in self._images
@@ -57,9 +64,16 @@ class ImageCache:
     def get(self, image_key: str) -> CachedImage | None:
         """The image, which is then the one used last."""
         image = self._images.get(image_key)
+        self.lookups["image", image is not None] += 1
         if image is not None:
             self._images.move_to_end(image_key)
         return image
+
+    def prompt(self, image: CachedImage, beginning: tuple[int, ...]) -> ReadPrompt | None:
+        """What was read of a prompt on the image that begins like this."""
+        prompt = image.prompts.get(beginning)
+        self.lookups["prompt", prompt is not None] += 1
+        return prompt
 
     def put(self, image_key: str, features: ImageFeatures) -> CachedImage:
         """Add an image; the one used longest ago may have to go."""

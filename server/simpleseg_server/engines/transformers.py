@@ -2,9 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily
 
 from simpleseg_polygon.prompts import TARGETS
 from simpleseg_server.engines.base import (
@@ -121,6 +124,15 @@ class TransformersEngine:
         if self._worker is None:
             raise EngineDeadError("the engine has not started")
         self._worker.check_alive()
+
+    def collect(self) -> Iterable[Metric]:
+        """How often what earlier prompts had left could be used, for ``/metrics``."""
+        text = "Looked up of earlier prompts: an image's features, a prompt's keys and values."
+        family = CounterMetricFamily("simpleseg_engine_cache", text, labels=("kind", "outcome"))
+        assert self._decoder is not None
+        for (kind, is_hit), count in self._decoder.images.lookups.items():
+            family.add_metric((kind, "hit" if is_hit else "miss"), count)
+        yield family
 
     def tokenize(self, text: str) -> list[int]:
         assert self._decoder is not None

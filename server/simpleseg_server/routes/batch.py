@@ -13,7 +13,6 @@ from simpleseg_server.errors import ApiError, ClientGone, error_body, internal_e
 from simpleseg_server.middleware import log_bug
 from simpleseg_server.routes.segment import read_request_body, unless_disconnected
 from simpleseg_server.services import owner_of, services_of
-from simpleseg_server.telemetry import StageTimes
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 408, 413, 415, 422, 503)
@@ -42,7 +41,9 @@ async def batch(request: Request) -> Response:
     segmenter = services.segmenter
     with segmenter.admission.enter():
         body = await read_request_body(request, services.settings.body_timeout_s)
-        fields = await segmenter.work(read_json_body, body, request.headers.get("content-type", ""))
+        times, content_type = request.state.times, request.headers.get("content-type", "")
+        with times.measure("read_body"):
+            fields = await segmenter.work(read_json_body, body, content_type)
         items = fields_of_batch(fields, services.settings)
         room = asyncio.Semaphore(segmenter.admission.slots)
         turns = asyncio.Semaphore(services.settings.max_fetches_per_host)
@@ -59,7 +60,9 @@ async def batch(request: Request) -> Response:
 
         results = await unless_disconnected(request, answer_all())
     response = BatchResponse(object="segmentation.batch", results=results)
-    return Response(response.model_dump_json(exclude_unset=True), media_type="application/json")
+    with times.measure("encode"):
+        text = response.model_dump_json(exclude_unset=True)
+    return Response(text, media_type="application/json")
 
 
 async def _item(
@@ -70,7 +73,7 @@ async def _item(
     turns: asyncio.Semaphore,
 ) -> BatchItem:
     """``turns`` are those of one batch to fetch images, which it must not be refused for itself."""
-    services, times = services_of(request), StageTimes()
+    services, times = services_of(request), request.state.times.part("item", index)
     segmenter = services.segmenter
     try:
         with times.measure("read_body"):
@@ -91,7 +94,4 @@ async def _item(
         return BatchItem(
             index=index, status=500, error=error_body(internal_error(), request_id).error
         )
-    finally:
-        services.metrics.observe_stages(times.to_dict())
-    services.metrics.observe_response(response)
     return BatchItem(index=index, status=200, response=response)

@@ -97,7 +97,7 @@ async def _chat(request: Request, body: bytes) -> Chat:
     except ApiError as error:
         error.param = asked.own_param(error.param)
         raise
-    return Chat.of(asked.request, job, segmenter, services.metrics.observe_response)
+    return Chat.of(asked.request, job, segmenter)
 
 
 async def _encoded(

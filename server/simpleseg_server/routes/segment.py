@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from simpleseg.schema import ErrorResponse, SegmentResponse, StreamEvent
 from simpleseg_server.errors import ApiError, ClientGone, error_body
+from simpleseg_server.jobs import Job
 from simpleseg_server.middleware import CLIENT_CLOSED
-from simpleseg_server.pipeline import Job
 from simpleseg_server.services import owner_of, services_of
 from simpleseg_server.sse import DONE, EventStream, encode, event_stream
 
@@ -55,8 +55,8 @@ async def segment(request: Request) -> Response:
     Prompts run side by side. Where the engine fails on some of them, their results are `invalid`
     with a warning; where it fails on all, the answer is 503. With `stream` the answer is
     server-sent events: `segmentation.created`, `segmentation.points.delta` (whole vertices only,
-    never taken back), `segmentation.polygon.done`, `segmentation.result.done` and
-    `segmentation.completed` with the plain answer, then `[DONE]`.
+    never taken back, whatever `return` names), `segmentation.polygon.done`,
+    `segmentation.result.done` and `segmentation.completed` with the plain answer, then `[DONE]`.
     """
     services = services_of(request)
     services.keeper.require_ready()
@@ -71,7 +71,6 @@ async def segment(request: Request) -> Response:
             chunks = _chunks(request, created, coming, events)
             return EventStream(chunks, held.pop_all(), services.settings.keep_alive_s)
         response = await unless_disconnected(request, services.segmenter.run(job))
-    services.metrics.observe_response(response)
     with request.state.times.measure("encode"):
         text = response.model_dump_json(exclude_unset=True)
     return Response(text, media_type="application/json")
@@ -116,18 +115,12 @@ async def _chunks(
     rest: AsyncIterator[StreamEvent],
 ) -> AsyncGenerator[bytes, None]:
     """The stream as bytes: events, perhaps an error that came on the way, and the end mark."""
-    metrics = services_of(request).metrics
-
-    def encoded(event: StreamEvent) -> bytes:
-        if event.type == "segmentation.completed":
-            metrics.observe_response(event.response)
-        return encode(event, event.type)
-
     try:
-        yield encoded(created)
-        yield encoded(await coming)
+        yield encode(created, created.type)
+        first = await coming
+        yield encode(first, first.type)
         async for event in rest:
-            yield encoded(event)
+            yield encode(event, event.type)
     except ApiError as error:
         yield encode(broken(request, error), "error")
     except (GeneratorExit, asyncio.CancelledError):

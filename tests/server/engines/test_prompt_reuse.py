@@ -212,6 +212,27 @@ def test_a_chat_tells_how_much_of_it_had_been_read(qwen3_checkpoint: Path, image
     assert again["prompt_tokens_details"] == {"cached_tokens": again["prompt_tokens"] - 1}
 
 
+def test_hits_and_misses_are_counted(qwen3_checkpoint: Path, image64: str) -> None:
+    """As the usage of an answer tells them, and as metrics."""
+    with serving(TransformersEngine(qwen3_checkpoint, num_threads=1)) as client:
+
+        def counts() -> dict[str, float]:
+            lines = client.get("/metrics").text.splitlines()
+            found = [line.rpartition(" ") for line in lines if "engine_cache_total{" in line]
+            return {name: float(count) for name, _, count in found}
+
+        before = counts()
+        asked = {"image": image64, "prompts": ["a", "b"], "max_points": 6, "max_tokens": 320}
+        usages = [segment(client, **asked)["usage"] for _ in range(2)]
+        new = {name: count - before[name] for name, count in counts().items()}
+    name = 'simpleseg_engine_cache_total{{kind="{}",outcome="{}"}}'
+    for kind in ("image", "prompt"):
+        assert new[name.format(kind, "miss")] == 1
+        assert new[name.format(kind, "hit")] == 3
+    first, second = usages
+    assert 0 < first["cached_tokens"] < second["cached_tokens"] < second["prompt_tokens"]
+
+
 def test_a_long_rest_is_read_apart(engine: TransformersEngine) -> None:
     """So that the others' rows are not padded to its length."""
     told = replace(ask(0), history=(SHOWN, LONG))

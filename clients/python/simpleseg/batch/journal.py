@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from simpleseg.batch import BatchError
 
 SYNC_INTERVAL_S = 1.0
+_FOREIGN = "is not a line of a batch's output"
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,14 @@ class Journal:
         offset = 0
         with self._path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
-                entry = _mark(line, offset)
+                try:
+                    entry = _mark(line, offset)
+                except BatchError as error:
+                    raise BatchError(f"{self._path}:{number} {error}") from None
                 if entry is not None:
                     self.marks[entry[0]] = entry[1]
                 elif line.endswith(b"\n"):
-                    raise BatchError(f"{self._path}:{number} is not a line of a batch's output")
+                    raise BatchError(f"{self._path}:{number} {_FOREIGN}")
                 if not line.endswith(b"\n"):
                     self._mend(offset, is_whole=entry is not None)
                     return
@@ -160,12 +164,26 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _mark(line: bytes, offset: int) -> tuple[str, Mark] | None:
-    """The id of a line and its mark; None for what is not a batch's line."""
+    """The id of a line and its mark; None for what is not JSON, as the beginning of a line is.
+
+    Raises BatchError for another program's line, with the field at fault.
+    """
     try:
         value = json.loads(line)
-        response, error = value["response"], value["error"]
-        failed = error is not None or response["status_code"] != 200
-        custom_id, digest = value["custom_id"], value["request_digest"]
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
         return None
-    return custom_id, Mark(offset, digest, failed)
+    if not isinstance(value, dict):
+        raise BatchError(_FOREIGN)
+    found = cast("dict[str, Any]", value)
+    error, response = found.get("error"), found.get("response")
+    if error is None and not (isinstance(response, dict) and "status_code" in response):
+        raise BatchError(f"{_FOREIGN}: response has no status_code, and there is no error")
+    failed = error is not None or cast("dict[str, Any]", response)["status_code"] != 200
+    return _text_in(found, "custom_id"), Mark(offset, _text_in(found, "request_digest"), failed)
+
+
+def _text_in(line: Mapping[str, Any], name: str) -> str:
+    found = line.get(name)
+    if not isinstance(found, str):
+        raise BatchError(f"{_FOREIGN}: {name} must be a text")
+    return found

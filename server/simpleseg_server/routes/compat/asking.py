@@ -13,10 +13,10 @@ from simpleseg.schema import SegmentResponse
 from simpleseg_server.body import read_json_body
 from simpleseg_server.calls import call_of
 from simpleseg_server.errors import ApiError, engine_unavailable, from_validation_error
-from simpleseg_server.pipeline import Job
+from simpleseg_server.jobs import Job
 from simpleseg_server.routes.segment import read_request_body, unless_disconnected
 from simpleseg_server.services import owner_of, services_of
-from simpleseg_server.telemetry import StageTimes
+from simpleseg_server.stages import StageTimes
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -104,7 +104,6 @@ async def answer(request: Request, question: Question, part: Part | None = None)
     if any(result.finish_reason == "error" for result in response.results):
         wait_s = services.settings.retry_after_s
         raise engine_unavailable(wait_s, "the engine could not answer every prompt")
-    services.metrics.observe_response(response)
     return response
 
 

@@ -31,7 +31,6 @@ from simpleseg_server.routes.compat.label_config import (
 )
 from simpleseg_server.routes.segment import unless_disconnected
 from simpleseg_server.services import services_of
-from simpleseg_server.telemetry import StageTimes
 
 router = APIRouter(include_in_schema=False)
 _STORED = re.compile(r"/(data|tasks/[0-9]+/(resolve|presign))/(?!.*(\.\.|%2e|\\))", re.IGNORECASE)
@@ -96,8 +95,9 @@ async def _all_predicted(
     turns = asyncio.Semaphore(services.settings.max_fetches_per_host)
 
     async def one(index: int, task: Task) -> dict[str, Any]:
-        part = Part(f"{request_id}-{index}", StageTimes(), turns)
         async with room:  # images are decoded when their turn has come
+            times = request.state.times.part("item", index)
+            part = Part(f"{request_id}-{index}", times, turns)
             try:
                 return await _predicted(request, task, interface, wanted, part)
             except ApiError as error:

@@ -185,7 +185,6 @@ async def _updates(
             for chunk in pen.drawn(event):
                 yield encode(chunk)
             if isinstance(event, Completed):
-                services.metrics.observe_response(event.response)
                 whole = await services.segmenter.work(_outlined, event.response.results[0])
                 yield encode(Update(type="final", path=whole.path, bbox=whole.bbox, completed=True))
     except ApiError as error:
