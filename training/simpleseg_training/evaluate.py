@@ -17,7 +17,7 @@ from simpleseg_polygon.metrics import accuracy_at, boundary_f, box_iou, ciou, gi
 from simpleseg_polygon.prompts import Target
 from simpleseg_polygon.raster import region_to_mask
 from simpleseg_training.cases import Case, load_cases
-from simpleseg_training.scenes import box_of
+from simpleseg_training.recombine import box_of
 
 EVALUATION_PX = 128
 

@@ -13,6 +13,7 @@ import typer
 
 from simpleseg import __version__
 from simpleseg.cli_batch import batch
+from simpleseg.cli_data import data
 from simpleseg.cli_doctor import doctor
 from simpleseg.cli_measure import calibrate, evaluate
 from simpleseg.cli_support import (
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.command()(batch)
 app.command("eval")(evaluate)
 app.command()(calibrate)
+app.add_typer(data, name="data")
 app.command()(with_settings(doctor))
 
 
