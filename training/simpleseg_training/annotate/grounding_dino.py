@@ -35,7 +35,8 @@ class GroundingDino:
         model = AutoModelForZeroShotObjectDetection.from_pretrained(path)
         self._model = model.to(self._device).eval()
         # The form that it was trained with: lower case, each ending in a full stop.
-        self._text = " ".join(f"{label.strip().lower()}." for label in labels)
+        self._labels = [label.strip().lower() for label in labels]
+        self._text = " ".join(f"{label}." for label in self._labels)
         self._threshold = threshold
 
     @torch.inference_mode()
@@ -50,10 +51,22 @@ class GroundingDino:
             text_threshold=_TEXT_THRESHOLD,
             target_sizes=[(1, 1)],  # so boxes stay normalised
         )
+        read = [asked_label(text, self._labels) for text in found["text_labels"]]
         return [
             Detection(label, float(score), Box(*box.clamp(0, 1).tolist()))
-            for label, score, box in zip(
-                found["text_labels"], found["scores"], found["boxes"], strict=True
-            )
-            if label
+            for label, score, box in zip(read, found["scores"], found["boxes"], strict=True)
+            if label is not None
         ]
+
+
+def asked_label(text: str, labels: Sequence[str]) -> str | None:
+    """The label that shares most words with what the model read out of the text, which may be a
+    part of a label or run over two; None where none does.
+
+    >>> asked_label("light. dog", ["dog", "traffic light"])
+    'dog'
+    """
+    words = set(text.replace(".", " ").split())
+    shares = [len(words & set(label.split())) / len(label.split()) for label in labels]
+    best = max(shares)
+    return labels[shares.index(best)] if best else None
