@@ -1,4 +1,4 @@
-"""Commands that make training data: `simpleseg data refcoco`, `simpleseg data miniature`."""
+"""Commands that make training data: `simpleseg data refcoco`, `miniature`, `contours`."""
 
 import json
 from collections.abc import Callable
@@ -135,6 +135,31 @@ def miniature(
         from simpleseg_training.miniature import write_miniature
     write_miniature(folder, scenes)
     typer.echo(f"wrote {folder}", err=True)
+
+
+@data.command()
+def contours(
+    data: Annotated[str, typer.Option(help="As of `simpleseg eval`.")] = "demo-multi",
+    split: Annotated[str, typer.Option(help="train, val, test, or a set's testA, ...")] = "val",
+    limit: Annotated[int, typer.Option(min=1, help="How many cases.")] = 200,
+    epsilons: Annotated[
+        str, typer.Option(help="Tolerances, as shares of the perimeter.")
+    ] = "0,0.001,0.002,0.005,0.01,0.02",
+    convention: ConventionOption = Convention.edges,
+    size: Annotated[int, typer.Option(min=32, help="Side of drawn scenes, in pixels.")] = 512,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, last.")] = False,
+) -> None:
+    """The upper bound: how well contours themselves fit at each tolerance, and their tokens."""
+    with extra("training"):
+        from simpleseg_training.cases import load_cases
+        from simpleseg_training.contour_bound import as_markdown, contour_bound
+    try:
+        tolerances = [float(number) for number in epsilons.split(",")]
+        how = contours_of(convention, Order.clockwise, 0.0).convention
+        rows = contour_bound(load_cases(data, split, limit, size), tolerances, how)
+    except ValueError as error:
+        raise Failure(str(error)) from error
+    typer.echo(json.dumps({"data": data, "rows": rows}) if as_json else as_markdown(rows))
 
 
 def counter(things: str) -> Callable[[int, int], None]:
