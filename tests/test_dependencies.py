@@ -25,9 +25,11 @@ ALLOWED = {
 }
 
 LAZY = {
-    # The command line starts the server and the evaluation, each when its command is run.
+    # The command line starts the server, data and the evaluation, each when its command is run.
     "simpleseg/cli.py": {"simpleseg_server"},
     "simpleseg/cli_support.py": {"simpleseg_server"},
+    "simpleseg/cli_annotate.py": {"simpleseg_training"},
+    "simpleseg/cli_data.py": {"simpleseg_training"},
     "simpleseg/cli_measure.py": {"simpleseg_training"},
     "simpleseg/cli_doctor.py": {"simpleseg_server"},
     "simpleseg/doctor.py": {"simpleseg_server"},

@@ -9,7 +9,8 @@ from simpleseg_polygon.metrics import iou
 from simpleseg_polygon.raster import region_to_mask
 from simpleseg_training import phrases
 from simpleseg_training.examples import TASK_WEIGHTS, make_examples, region_label
-from simpleseg_training.scenes import COLOURS, SPLITS, box_of, render_scene
+from simpleseg_training.recombine import box_of
+from simpleseg_training.scenes import COLOURS, SPLITS, render_scene
 
 
 def test_same_seed_same_scene() -> None:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from simpleseg_training.model import CELL, ModelSize
 from simpleseg_training.numbers import FIRST, INTEGER, SCALE, THIRD
-from simpleseg_training.scenes import COLOURS, KINDS, TEXTURES, Rendering, box_of
+from simpleseg_training.recombine import box_of
+from simpleseg_training.scenes import COLOURS, KINDS, TEXTURES, Rendering
 
 BOX_BINS = 32
 OCCUPANCY = 8  # samples along one side of a cell

@@ -1,35 +1,19 @@
-"""Evaluation questions with their truth: held-out demo scenes, or a folder of images."""
+"""Evaluation questions with their truth: of drawn scenes, and of data sets in files."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
-from PIL import Image
 
-from simpleseg_polygon.raster import Rle, rle_to_mask
+from simpleseg_training.case import Case as Case
+from simpleseg_training.data_sets import SAMPLES_FILE as SAMPLES_FILE
+from simpleseg_training.data_sets import file_cases
 from simpleseg_training.examples import Task, make_examples
 from simpleseg_training.scenes import SPLITS, Rendering, render_scene
-
-SAMPLES_FILE = "samples.json"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One phrase about one image. ``mask_hw`` is the true visible area, empty where the phrase is
-    true of nothing in the image."""
-
-    image_hw3: NDArray[np.uint8]
-    phrase: str
-    mask_hw: NDArray[np.bool_]
-
-    @property
-    def is_absent(self) -> bool:
-        return not self.mask_hw.any()
+from simpleseg_training.stress import STRESS, stress_cases
 
 
 @dataclass(frozen=True)
@@ -55,17 +39,20 @@ DEMO_DATA = {
 
 
 def load_cases(data: str, split: str, limit: int, size_px: int) -> list[Case]:
-    """The first ``limit`` cases of a demo data set (scenes drawn at ``size_px``), or of a folder
-    that holds images and a ``samples.json`` list of {image, phrase, truth_rle}.
+    """The first ``limit`` cases of a demo data set (scenes drawn at ``size_px``), of drawings of
+    another style (``demo-stress:FOLDER``), or of a data set in files (``data_sets.py``).
 
     Raises ValueError for an unknown name or split.
     """
     if data in DEMO_DATA:
         return _demo_cases(DEMO_DATA[data], split, limit, size_px)
-    if (Path(data) / SAMPLES_FILE).is_file():
-        return _folder_cases(Path(data))[:limit]
-    names = ", ".join(DEMO_DATA)
-    raise ValueError(f"no data named {data!r}: use {names} or a folder with {SAMPLES_FILE}")
+    kind, _, place = data.partition(":")
+    if kind == STRESS and place:
+        return list(islice(stress_cases(Path(place)), limit))
+    cases = list(islice(file_cases(data, split), limit))
+    if not cases:
+        raise ValueError(f"{data} holds no cases")
+    return cases
 
 
 def _demo_cases(data: DemoData, split: str, limit: int, size_px: int) -> list[Case]:
@@ -86,16 +73,4 @@ def _ask(rng: Generator, rendering: Rendering, tasks: Mapping[Task, float]) -> l
     return [
         Case(image, example.phrase, np.broadcast_to(example.mask_hw, image.shape[:2]))
         for example in make_examples(rng, rendering, 1, tasks)
-    ]
-
-
-def _folder_cases(folder: Path) -> list[Case]:
-    samples: list[dict[str, Any]] = json.loads((folder / SAMPLES_FILE).read_text())
-    return [
-        Case(
-            np.asarray(Image.open(folder / sample["image"]).convert("RGB")),
-            sample["phrase"],
-            rle_to_mask(Rle.from_coco(sample["truth_rle"])),
-        )
-        for sample in samples
     ]

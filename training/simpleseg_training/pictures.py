@@ -76,14 +76,31 @@ def contact_sheet(count: int = 24, columns: int = 6) -> Image.Image:
 
 def failures_sheet(judged: Sequence[Judged], count: int = 12, columns: int = 6) -> Image.Image:
     """The worst answers as magenta outlines; the true area is bright, the rest is dimmed."""
-    worst = sorted(judged, key=lambda one: one.iou)[:count]
-    tiles = []
-    for one in worst:
-        image = one.case.image_hw3.copy()
-        image[~one.case.mask_hw] = image[~one.case.mask_hw] // 2  # the truth stays bright
-        answer = parse_region(one.region_reply.text).value
-        tiles.append(tile(image, {_ANSWER: answer}, f"{one.case.phrase}: {one.iou:.2f}"))
-    return sheet(tiles, columns)
+    return sheet([judged_tile(one) for one in sorted(judged, key=_iou)[:count]], columns)
+
+
+def _iou(one: Judged) -> float:
+    return one.iou
+
+
+def judged_tile(one: Judged) -> Image.Image:
+    """One answer as a magenta outline over the true area."""
+    image = one.case.image_hw3.copy()
+    mask = one.case.mask_hw
+    image[~mask] = image[~mask] // 2
+    answer = parse_region(one.region_reply.text if one.region_reply else "").value
+    return tile(image, {_ANSWER: answer}, f"{one.case.phrase}: {one.iou:.2f}")
+
+
+def extremes(judged: Sequence[Judged], count: int) -> dict[str, list[Judged]]:
+    """The best, the middle and the worst answers by IoU, ``count`` of each at most."""
+    order = sorted(judged, key=_iou, reverse=True)
+    middle = max(0, (len(order) - count) // 2)
+    return {
+        "Best": order[:count],
+        "Median": order[middle : middle + count],
+        "Worst": order[-count:],
+    }
 
 
 def write_samples(folder: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from simpleseg_polygon.geometry import Box, Point
+from simpleseg_polygon.geometry import Point
 from simpleseg_training.shapes import LETTERS, SHAPES, Outline, outline_of
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -93,13 +93,6 @@ def render_scene(seed: int, min_objects: int, max_objects: int, size_px: int) ->
         rendering = _draw(scene, size_px)
         if rendering is not None:
             return rendering
-
-
-def box_of(mask_hw: NDArray[np.bool_]) -> Box:
-    """The box around a mask along pixel edges, normalised."""
-    height, width = mask_hw.shape
-    ys, xs = np.flatnonzero(mask_hw.any(axis=1)), np.flatnonzero(mask_hw.any(axis=0))
-    return Box(xs[0] / width, ys[0] / height, (xs[-1] + 1) / width, (ys[-1] + 1) / height)
 
 
 def _sample_scene(rng: Generator, seed: int, count: int) -> Scene:

@@ -12,7 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from simpleseg import __version__
+from simpleseg.cli_annotate import annotate
 from simpleseg.cli_batch import batch
+from simpleseg.cli_data import data
 from simpleseg.cli_doctor import doctor
 from simpleseg.cli_measure import calibrate, evaluate
 from simpleseg.cli_support import (
@@ -41,6 +43,8 @@ app = typer.Typer(
 app.command()(batch)
 app.command("eval")(evaluate)
 app.command()(calibrate)
+app.command()(annotate)
+app.add_typer(data, name="data")
 app.command()(with_settings(doctor))
 
 

@@ -31,6 +31,7 @@ from simpleseg_polygon.geometry import Box
 
 if TYPE_CHECKING:
     from simpleseg_training import calibrate as calibration
+    from simpleseg_training import evaluate as evaluation
 
 Located = Literal["region", "box"]
 _TOGETHER = 8
@@ -40,8 +41,14 @@ Ask = Callable[[NDArray[np.uint8], str, Task], Result]
 
 
 def evaluate(
-    data: Annotated[str, typer.Option(help="demo-single, demo-multi or demo-hard.")],
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    data: Annotated[
+        str,
+        typer.Option(
+            help="demo-single, demo-multi, demo-hard, demo-stress:FOLDER, refcoco:ROOT (refcoco+, "
+            "refcocog, refclef), a COCO .json, or a folder with masks/ or samples.json."
+        ),
+    ],
+    split: Annotated[str, typer.Option(help="train, val, test, or a set's testA, ...")] = "test",
     limit: Annotated[int, typer.Option(min=1, help="How many cases.")] = 500,
     engine: EngineOption = EngineName.embedded,
     url: UrlOption = None,
@@ -49,6 +56,13 @@ def evaluate(
     failures: Annotated[
         Path | None, typer.Option(help="Draw the worst answers into this picture.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="HTML", help="Write a page with the best, median and worst answers."),
+    ] = None,
+    tasks: Annotated[
+        str, typer.Option(help="res (regions), rec (boxes), or both, separated by a comma.")
+    ] = "res,rec",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the metrics as one JSON object, last.")
     ] = False,
@@ -57,6 +71,8 @@ def evaluate(
     with extra("training"):
         from simpleseg_training import evaluate as evaluation
         from simpleseg_training.pictures import failures_sheet
+        from simpleseg_training.report import write_report
+    questions = _questions(tasks)
 
     async def measure() -> tuple[dict[str, float], list[evaluation.Judged]]:
         loop = asyncio.get_running_loop()
@@ -73,7 +89,9 @@ def evaluate(
                 )
 
             # The evaluation asks and waits; it has a thread of its own, so that the loop is free.
-            return await asyncio.to_thread(evaluation.run, data, split, limit, answer, _progress)
+            return await asyncio.to_thread(
+                evaluation.run, data, split, limit, answer, _progress, questions
+            )
 
     try:
         metrics, judged = asyncio.run(measure())
@@ -81,10 +99,20 @@ def evaluate(
         raise Failure(str(error)) from error
     if failures is not None:
         failures_sheet(judged).save(failures)
+    if report is not None:
+        write_report(f"{data}, {split}", metrics, judged, report)
     if not as_json:
         typer.echo("\n".join(f"{name:<20} {value:.4g}" for name, value in metrics.items()))
     else:
         typer.echo(json.dumps({"data": data, "split": split, **metrics}))
+
+
+def _questions(tasks: str) -> "list[evaluation.Question]":
+    named = tasks.split(",")
+    known: list[evaluation.Question] = ["res", "rec"]
+    if unknown := [name for name in named if name not in known]:
+        raise Failure(f"no task {unknown[0]!r}: use res, rec, or both")
+    return [name for name in known if name in named]
 
 
 def answer_text(result: Result) -> str:

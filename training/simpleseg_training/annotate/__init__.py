@@ -1,0 +1,1 @@
+"""Photographs -> instruction pairs: detector, segmenter, contours, description, quality gate."""

@@ -1,0 +1,169 @@
+"""A folder of photographs -> pairs, a contact sheet, and counts of what each filter removed."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as Pictures
+from PIL import ImageOps, UnidentifiedImageError
+
+from simpleseg_polygon.codec import format_region
+from simpleseg_polygon.raster import Rle, rle_to_mask
+from simpleseg_polygon.rle import mask_to_rle
+from simpleseg_training.annotate.contact_sheet import write_contact_sheet
+from simpleseg_training.annotate.gate import Candidate, Filter, Gate
+from simpleseg_training.annotate.journal import Journal, open_journal
+from simpleseg_training.annotate.parts import Describer, Detector, Image, Segmenter
+from simpleseg_training.contours import Contours
+from simpleseg_training.recombine import Thing, recombine
+from simpleseg_training.records import Record, write_records
+
+JOURNAL, COUNTS, SHEET = "journal.jsonl", "counts.json", "contact-sheet.html"
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three models of a run, and ``names``, which a run that goes on must have again."""
+
+    detector: Detector
+    segmenter: Segmenter
+    describer: Describer
+    names: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where from, where to, and how. ``pairs`` names the file of pairs, whose suffix is its form;
+    ``pairs_per_object`` of them are drawn for an object."""
+
+    images: Path
+    out: Path
+    pairs: str = "pairs.jsonl"
+    gate: Gate = field(default_factory=Gate)
+    contours: Contours = field(default_factory=lambda: Contours(max_parts=8))
+    pairs_per_object: int = 4
+    seed: int = 0
+
+
+def annotate(
+    plan: Plan, parts: Parts, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Run or go on; the counts, which are written beside the pairs.
+
+    An image is done once: whatever stops a run, the next one begins with the first image that is
+    not in the journal. Raises ValueError where there are no images or the journal is of other
+    settings.
+    """
+    names = image_names(plan.images)
+    settings = {**parts.names, **asdict(plan.gate), **asdict(plan.contours)}
+    with open_journal(plan.out / JOURNAL, settings) as journal:
+        for done, name in enumerate(names, start=1):
+            if name not in journal:
+                journal.add(name, _entry(plan, parts, name))
+            if progress is not None:
+                progress(done, len(names))
+        return _write(plan, names, journal)
+
+
+def image_names(folder: Path) -> list[str]:
+    """Pictures below a folder, as sorted paths from it. Raises ValueError for none."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    names = sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
+    if not names:
+        raise ValueError(f"no pictures in {folder}")
+    return names
+
+
+def _entry(plan: Plan, parts: Parts, name: str) -> dict[str, Any]:
+    """What the journal says of an image."""
+    path = plan.images / name
+    digest = blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    image = _read(path)
+    if image is None:
+        return {"fault": "unreadable"}
+    removed: Counter[Filter] = Counter()
+    seen = parts.detector.detect(image)
+    found = plan.gate.detections(seen, removed)
+    masks = parts.segmenter.segment(image, [one.box for one in found]) if found else []
+    candidates = plan.gate.candidates(found, masks, plan.contours.region_of, removed)
+    kept = [candidate.detection for candidate in candidates]
+    phrases = parts.describer.describe(image, kept, found) if kept else []
+    objects = [_object(*pair) for pair in plan.gate.phrased(candidates, phrases, removed)]
+    return {"digest": digest, "detected": len(seen), "removed": removed, "objects": objects}
+
+
+def _read(path: Path) -> Image | None:
+    """A picture as it is displayed, or None where it is none."""
+    try:
+        with Pictures.open(path) as picture:
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (OSError, SyntaxError, UnidentifiedImageError, Pictures.DecompressionBombError):
+        return None
+
+
+def _object(candidate: Candidate, phrase: str) -> dict[str, Any]:
+    detection = candidate.detection
+    return {
+        "phrase": phrase,
+        "label": detection.label,
+        "score": round(detection.score, 4),
+        "box": [round(number, 4) for number in detection.box],
+        "region": format_region(candidate.region),
+        "mask": mask_to_rle(candidate.mask_hw).to_coco(),
+    }
+
+
+def _write(plan: Plan, names: Sequence[str], journal: Journal) -> dict[str, Any]:
+    entries = [(name, journal[name]) for name in names]
+    unlike = list(_without_copies(entries))
+    count = write_records(_records(plan, unlike), plan.out / plan.pairs)
+    removed: Counter[str] = sum((Counter(e.get("removed", {})) for _, e in unlike), Counter())
+    counts = {
+        "images": len(entries),
+        "unreadable_images": sum("fault" in entry for _, entry in entries),
+        "copied_images": sum("fault" not in entry for _, entry in entries) - len(unlike),
+        "detected": sum(entry["detected"] for _, entry in unlike),
+        "removed": dict(sorted(removed.items())),
+        "objects": sum(len(entry["objects"]) for _, entry in unlike),
+        "pairs": count,
+    }
+    (plan.out / COUNTS).write_text(json.dumps(counts, indent=1) + "\n")
+    write_contact_sheet(plan.images, unlike, counts, plan.out / SHEET)
+    return counts
+
+
+def _without_copies(
+    entries: Sequence[tuple[str, dict[str, Any]]],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Readable images, of files with the same bytes the first."""
+    digests: set[str] = set()
+    for name, entry in entries:
+        if "fault" not in entry and entry["digest"] not in digests:
+            digests.add(entry["digest"])
+            yield name, entry
+
+
+def _records(plan: Plan, entries: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[Record]:
+    """Pairs depend on the seed, the image and the object alone, not on how often a run stopped."""
+    for name, entry in entries:
+        key = blake2b(f"{plan.seed} {name}".encode(), digest_size=8)
+        for i, found in enumerate(entry["objects"]):
+            rng = np.random.default_rng((int.from_bytes(key.digest()), i))
+            rle = Rle.from_coco(found["mask"])
+            thing = Thing(rle_to_mask(rle), plan.contours)
+            made = recombine(rng, thing, [found["phrase"]], plan.pairs_per_object)
+            for number, example in enumerate(made):
+                yield Record(
+                    image=plan.images / name,
+                    instruction=example.instruction,
+                    answer=example.answer,
+                    task=example.task,
+                    id=f"{key.hexdigest()}-{i}-{number}",
+                    truth_rle=rle,
+                )
