@@ -29,6 +29,7 @@ LAZY = {
     "simpleseg/cli.py": {"simpleseg_server"},
     "simpleseg/cli_support.py": {"simpleseg_server"},
     "simpleseg/cli_measure.py": {"simpleseg_training"},
+    "simpleseg/cli_train.py": {"simpleseg_training"},
     "simpleseg/cli_doctor.py": {"simpleseg_server"},
     "simpleseg/doctor.py": {"simpleseg_server"},
 }

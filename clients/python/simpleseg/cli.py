@@ -1,4 +1,5 @@
-"""The command line: `simpleseg serve`, `segment`, `batch`, `eval`, `calibrate`, `doctor`.
+"""The command line: `simpleseg serve`, `segment`, `batch`, `eval`, `calibrate`, `train`,
+`doctor`.
 
 Nothing heavy is imported before the command that needs it runs.
 """
@@ -29,6 +30,7 @@ from simpleseg.cli_support import (
     settings_errors,
     with_settings,
 )
+from simpleseg.cli_train import train
 from simpleseg.errors import SimpleSegError
 from simpleseg.protocol import SegmentOptions
 from simpleseg.results import Segmentation, overlay
@@ -41,6 +43,7 @@ app = typer.Typer(
 app.command()(batch)
 app.command("eval")(evaluate)
 app.command()(calibrate)
+app.command()(train)
 app.command()(with_settings(doctor))
 
 
