@@ -12,10 +12,38 @@ TORCH ?= torch==2.13.0
 
 VLLM_VENV ?= .venv-vllm
 
-.PHONY: demo docs test test-slow fuzz-api test-vllm lint format clean
+.PHONY: demo train-demo docs test test-slow fuzz-api test-vllm lint format clean
 
 demo: $(VENV)/.installed-server
 	$(BIN)/python examples/demo.py
+
+# The shipped weights, from nothing: days on two CPU cores. Every stage goes on where it was stopped,
+# and is not run again once it is done; with weights at hand, name them to a later stage, such as
+# `simpleseg train sft demo-sft --model CHECKPOINT --out RUN`.
+RUN ?= runs/demo
+PRETRAIN := -m torch.distributed.run --nproc-per-node 2 -m simpleseg_training.pretrain
+
+train-demo: $(RUN)/release/README.md
+
+$(RUN)/pretrain/done: | $(VENV)/.installed-all
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python $(PRETRAIN) --out $(RUN)/pretrain
+	@touch $@
+
+$(RUN)/sft/checkpoint/model.safetensors: $(RUN)/pretrain/done
+	$(BIN)/simpleseg train sft demo-sft --model $(RUN)/pretrain/checkpoint --out $(RUN)/sft
+
+$(RUN)/rl/checkpoint/model.safetensors: $(RUN)/sft/checkpoint/model.safetensors
+	$(BIN)/simpleseg train rl demo-rl --model $(RUN)/sft/checkpoint --out $(RUN)/rl
+
+# What is shipped, with its score calibrated, measured, and described in its card.
+$(RUN)/release/README.md: $(RUN)/rl/checkpoint/model.safetensors
+	rm -rf $(RUN)/release && cp -r $(RUN)/rl/checkpoint $(RUN)/release
+	$(BIN)/python benchmarks/calibration.py --json --model $(RUN)/release | tail -1 > $(RUN)/calibration.json
+	$(BIN)/python benchmarks/accuracy.py --json --model $(RUN)/release --pictures $(RUN)/failures \
+		| tail -1 > $(RUN)/accuracy.json
+	cp $(RUN)/failures/failures-demo-multi.png $(RUN)/release/failures.png
+	$(BIN)/python -m simpleseg_training.model_card --run $(RUN)/pretrain \
+		--results $(RUN)/accuracy.json --calibration $(RUN)/calibration.json --out $(RUN)/release
 
 docs: $(VENV)/.installed-all
 	$(BIN)/mkdocs build --strict

@@ -1,6 +1,6 @@
-"""The shipped model on held-out scenes: ``simpleseg eval`` on every demo data set.
+"""A model of the demo world on held-out scenes: ``simpleseg eval`` on every demo data set.
 
-    python benchmarks/accuracy.py [--quick] [--json] [--limit 500] [--pictures FOLDER]
+    python benchmarks/accuracy.py [--quick] [--json] [--limit 500] [--pictures FOLDER] [--model DIR]
 
 The last line printed with ``--json`` is one object: machine, versions, and for each data set the
 metrics of ``simpleseg eval``. ``--pictures`` keeps a picture of each data set's worst answers.
@@ -18,9 +18,11 @@ from hardware import hardware
 DATA = ("demo-single", "demo-multi", "demo-hard")
 
 
-def evaluate(data: str, limit: int, pictures: Path | None) -> dict[str, Any]:
+def evaluate(data: str, limit: int, pictures: Path | None, model: Path | None) -> dict[str, Any]:
     command = [sys.executable, "-m", "simpleseg.cli", "eval", "--data", data]
     command += ["--limit", str(limit), "--json"]
+    if model is not None:
+        command += ["--model", str(model)]
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)
         command += ["--failures", str(pictures / f"failures-{data}.png")]
@@ -38,16 +40,18 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object, last")
     parser.add_argument("--limit", type=int, default=500, help="cases of each data set")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of the worst answers")
+    parser.add_argument("--model", type=Path, help="a checkpoint in place of the shipped one")
     options = parser.parse_args()
     limit = 10 if options.quick else options.limit
-    results = {data: evaluate(data, limit, options.pictures) for data in DATA}
+    results = {data: evaluate(data, limit, options.pictures, options.model) for data in DATA}
     if not options.json:
         for data, metrics in results.items():
             print(data)
             print("\n".join(f"  {name:<20} {value}" for name, value in metrics.items()))
         return
     machine = hardware("torch", "transformers")
-    print(json.dumps({"model": "simpleseg-demo", "hardware": machine, "results": results}))
+    name = "simpleseg-demo" if options.model is None else options.model.name
+    print(json.dumps({"model": name, "hardware": machine, "results": results}))
 
 
 if __name__ == "__main__":

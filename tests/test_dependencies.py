@@ -31,6 +31,7 @@ LAZY = {
     "simpleseg/cli_annotate.py": {"simpleseg_training"},
     "simpleseg/cli_data.py": {"simpleseg_training"},
     "simpleseg/cli_measure.py": {"simpleseg_training"},
+    "simpleseg/cli_train.py": {"simpleseg_training"},
     "simpleseg/cli_doctor.py": {"simpleseg_server"},
     "simpleseg/doctor.py": {"simpleseg_server"},
 }

@@ -131,6 +131,14 @@ def test_version() -> None:
         ),
         (["serve", "--model", "./nowhere"], "./nowhere is not a checkpoint folder"),
         (["eval", "--data", "coco", "--url", "http://127.0.0.1:9"], "no data named 'coco'"),
+        (
+            ["train", "sft", "nowhere", "--out", "/nowhere"],
+            "no configuration 'nowhere': a file, or",
+        ),
+        (
+            ["train", "rl", "demo-rl", "--out", "/nowhere", "--set", "rewards.beauty=1"],
+            "demo-rl: rewards.beauty: unknown key",
+        ),
     ],
 )
 def test_failures_are_one_line(arguments: list[str], words: str) -> None:

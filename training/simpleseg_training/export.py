@@ -1,7 +1,9 @@
 """Write a checkpoint directory that the server, transformers and vLLM load unmodified."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -44,6 +46,59 @@ def write_checkpoint(
         file.chmod(0o644)  # safetensors writes files that only their owner may read
     fast_tokenizer(tokenizer).save_pretrained(directory)
     _write_image_configs(directory, image_px, name)
+
+
+_OF_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf"}
+_INDEX = ".index.json"
+
+
+def export_trained(model: Any, files: Path, directory: Path) -> None:
+    """The weights of a fine-tuned model beside the small files of the checkpoint it started from.
+
+    Adapters are merged into the weights that they adapt. Weights have the start's dtype and names.
+    The score's calibration is left out of the profile: it was fitted to the answers of other
+    weights (`simpleseg calibrate` fits it again). The model passed in is left as it was.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in files.iterdir():
+        if file.is_file() and file.suffix not in _OF_WEIGHTS and not file.name.endswith(_INDEX):
+            shutil.copyfile(file, directory / file.name)
+    small = {file.name: file.read_bytes() for file in directory.glob("*.json")}
+    dtype = _dtype_of(json.loads(small["config.json"]))
+    adapted = hasattr(model, "merge_adapter")
+    if adapted:
+        model.merge_adapter()
+    whole = model.get_base_model() if adapted else model
+    weights = {
+        name.replace(".base_layer.", "."): tensor.to(dtype)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in whole.state_dict().items()
+        if ".lora_" not in name
+    }
+    whole.save_pretrained(directory, state_dict=weights)
+    if adapted:
+        model.unmerge_adapter()
+    for name, content in small.items():  # as the start had them, not as transformers writes them
+        if not name.endswith(_INDEX):
+            (directory / name).write_bytes(content)
+    profile = directory / PROFILE_FILE
+    if profile.is_file():
+        entries = json.loads(profile.read_text())
+        entries.pop("calibration", None)
+        profile.write_text(json.dumps(entries, indent=1) + "\n")
+    for file in directory.iterdir():
+        file.chmod(0o644)
+
+
+def _as(dtype: torch.dtype, tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _dtype_of(config: dict[str, Any]) -> torch.dtype:
+    named = config.get("dtype") or config.get("torch_dtype") or "float32"
+    dtype: torch.dtype = getattr(torch, named)
+    return dtype
 
 
 def _name_dtype(config_file: Path, dtype: torch.dtype) -> None:

@@ -1,7 +1,8 @@
 """Muon for hidden matrices, AdamW for embeddings, norms, biases and the auxiliary heads."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,3 +47,39 @@ def parameters(optimizers: tuple[Optimizer, ...]) -> Iterator[torch.Tensor]:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             yield from group["params"]
+
+
+class Joined(Optimizer):
+    """Several optimizers as one, as trainers want them; all take one learning rate."""
+
+    def __init__(self, parts: Sequence[Optimizer], rate: float) -> None:
+        # The groups are those of the parts, not copies: a scheduler's rates reach the parts.
+        super().__init__([group for part in parts for group in part.param_groups], {"lr": rate})
+        self._parts = tuple(parts)
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for part in self._parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, saved in zip(self._parts, state_dict["parts"], strict=True):
+            part.load_state_dict(saved)
+        self.param_groups = [group for part in self._parts for group in part.param_groups]
+
+
+def muon_and_adamw(model: nn.Module, rate: float, weight_decay: float) -> Joined:
+    """Muon for the trainable hidden matrices, AdamW for the other trainable weights."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in trained if _is_hidden_matrix(name, p)]
+    rest = [p for name, p in trained if not _is_hidden_matrix(name, p)]
+    parts: list[Optimizer] = []
+    if matrices:
+        parts.append(
+            Muon(matrices, rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        )
+    if rest:
+        parts.append(AdamW(rest, lr=rate, weight_decay=0.0))
+    return Joined(parts, rate)

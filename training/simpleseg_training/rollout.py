@@ -1,10 +1,12 @@
 """Batched greedy answers of a model in training, by transformers' own ``generate``."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from tokenizers import Tokenizer
 from transformers import Qwen3VLForConditionalGeneration
 
@@ -54,6 +56,42 @@ def greedy_answers(
         )
         answers += tokenizer.decode_batch(output[:, longest:].tolist())
     return answers
+
+
+@torch.no_grad()
+def chat_answers(
+    model: Any,
+    processor: Any,
+    images: Sequence[Image.Image],
+    instructions: Sequence[str],
+    max_tokens: int,
+    batch: int,
+) -> list[str]:
+    """The unconstrained answer text of any model that has a processor with a chat template."""
+    answers: list[str] = []
+    for i in range(0, len(images), batch):
+        chats = [
+            conversation(image, text)
+            for image, text in zip(images[i : i + batch], instructions[i : i + batch], strict=True)
+        ]
+        inputs = processor.apply_chat_template(
+            chats,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True, "padding_side": "left"},
+        ).to(model.device)
+        output = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
+        written = output[:, inputs["input_ids"].shape[1] :]
+        answers += processor.batch_decode(written, skip_special_tokens=True)
+    return answers
+
+
+def conversation(image: Image.Image, instruction: str) -> list[dict[str, Any]]:
+    """One turn of a user in the form of chat templates, the image before its question."""
+    parts = [{"type": "image", "image": image}, {"type": "text", "text": instruction}]
+    return [{"role": "user", "content": parts}]
 
 
 def quick_evaluation(

@@ -1,4 +1,5 @@
-"""The command line: `simpleseg serve`, `segment`, `batch`, `eval`, `calibrate`, `doctor`.
+"""The command line: `simpleseg serve`, `segment`, `batch`, `eval`, `calibrate`, `train`,
+`doctor`.
 
 Nothing heavy is imported before the command that needs it runs.
 """
@@ -31,6 +32,7 @@ from simpleseg.cli_support import (
     settings_errors,
     with_settings,
 )
+from simpleseg.cli_train import train
 from simpleseg.errors import SimpleSegError
 from simpleseg.protocol import SegmentOptions
 from simpleseg.results import Segmentation, overlay
@@ -45,6 +47,7 @@ app.command("eval")(evaluate)
 app.command()(calibrate)
 app.command()(annotate)
 app.add_typer(data, name="data")
+app.command()(train)
 app.command()(with_settings(doctor))
 
 
