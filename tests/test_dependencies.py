@@ -28,6 +28,7 @@ LAZY = {
     # The command line starts the server and the evaluation, each when its command is run.
     "simpleseg/cli.py": {"simpleseg_server"},
     "simpleseg/cli_support.py": {"simpleseg_server"},
+    "simpleseg/bench/questions.py": {"simpleseg_training"},
     "simpleseg/cli_measure.py": {"simpleseg_training"},
     "simpleseg/cli_doctor.py": {"simpleseg_server"},
     "simpleseg/doctor.py": {"simpleseg_server"},
