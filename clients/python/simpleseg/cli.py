@@ -1,4 +1,5 @@
-"""The command line: `simpleseg serve`, `segment`, `batch`, `eval`, `calibrate`, `doctor`.
+"""The command line: `simpleseg serve`, `segment`, `batch`, `eval`, `calibrate`, `bench`,
+`doctor`.
 
 Nothing heavy is imported before the command that needs it runs.
 """
@@ -13,6 +14,7 @@ import typer
 
 from simpleseg import __version__
 from simpleseg.cli_batch import batch
+from simpleseg.cli_bench import bench
 from simpleseg.cli_doctor import doctor
 from simpleseg.cli_measure import calibrate, evaluate
 from simpleseg.cli_support import (
@@ -41,6 +43,7 @@ app = typer.Typer(
 app.command()(batch)
 app.command("eval")(evaluate)
 app.command()(calibrate)
+app.command()(bench)
 app.command()(with_settings(doctor))
 
 

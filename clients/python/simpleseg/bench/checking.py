@@ -27,7 +27,7 @@ class Rules:
 class Checker:
     """Judges answers as they come. The first one to a question is its golden answer."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules = Rules()) -> None:
         self._rules = rules
         self._golden: dict[str, tuple[Told, ...]] = {}
         self.compared = self.changed = 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
-from simpleseg.bench.checking import Checker, Rules
+from simpleseg.bench.checking import Checker
 from simpleseg.bench.questions import Deck, Question
 from simpleseg.bench.result import LoadResult, Sample
 from simpleseg.bench.wire import AnswerError, Target, error_kind, reader_of
@@ -65,15 +65,17 @@ def run_load(
     questions: Sequence[Question],
     load: Load,
     *,
-    rules: Rules = Rules(),  # noqa: B008 - frozen
+    checker: Checker | None = None,
     tell: Tell | None = None,
 ) -> LoadResult:
     """Put ``load`` on the server at ``target`` and wait until every request is answered.
 
+    A ``checker`` that several loads share compares their answers too.
+
     Raises InvalidInputError for a question that the endpoint cannot be asked, ModuleNotFoundError
     without the extra ``bench``. Errors of the server are counted in the result.
     """
-    return asyncio.run(run_load_async(target, questions, load, rules=rules, tell=tell))
+    return asyncio.run(run_load_async(target, questions, load, checker=checker, tell=tell))
 
 
 async def run_load_async(
@@ -81,7 +83,7 @@ async def run_load_async(
     questions: Sequence[Question],
     load: Load,
     *,
-    rules: Rules = Rules(),  # noqa: B008 - frozen
+    checker: Checker | None = None,
     tell: Tell | None = None,
 ) -> LoadResult:
     """The same, for a program that has a loop: it must have nothing else to do meanwhile."""
@@ -94,7 +96,7 @@ async def run_load_async(
     async with aiohttp.ClientSession(
         connector=connector, timeout=limits, headers=target.headers
     ) as session:
-        run = _Run(target, questions, load, Checker(rules), session)
+        run = _Run(target, questions, load, checker or Checker(), session)
         telling = asyncio.create_task(run.tell_often(tell))
         try:
             return await run.measure()
@@ -143,6 +145,7 @@ class _Run:
     async def measure(self) -> LoadResult:
         self._begin = time.perf_counter()
         started = time.time()
+        compared, changed = self._checker.compared, self._checker.changed
         await (self._closed() if self._load.mode == "closed" else self._open())
         cpu_s, from_s = self._cpu_since()
         return LoadResult(
@@ -153,8 +156,8 @@ class _Run:
             cpu_share=cpu_s / max(self._now() - from_s, 1e-9),
             cpu_s=cpu_s,
             reuse_share=self._deck.reuse_share,
-            golden_compared=self._checker.compared,
-            golden_changed=self._checker.changed,
+            golden_compared=self._checker.compared - compared,
+            golden_changed=self._checker.changed - changed,
             mean_truth_iou=self._checker.mean_truth_iou,
         )
 
