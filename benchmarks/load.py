@@ -6,13 +6,10 @@ With ``--json`` the last line printed is one object: ``runs``, with the figures 
 ``capacity`` of a ramp, beside the hardware, the versions, the server, the input and the command.
 """
 
-import typer
+import sys
 
-from simpleseg.cli_bench import bench
-from simpleseg.cli_support import Failure
+from simpleseg.cli import main
 
 if __name__ == "__main__":
-    try:
-        typer.run(bench)
-    except Failure as error:
-        raise SystemExit(f"load.py: {error}") from error
+    sys.argv.insert(1, "bench")
+    main()

@@ -1,5 +1,6 @@
 """The server under load: one of this program's own, in another process, and what any one is."""
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from simpleseg.protocol import MODELS_PATH, READY_PATH
 
 _START_S = 600.0
 _POLL_S = 0.1
-_TOLD = "listening on "
+_TOLD = re.compile(r"listening on (https?://[^\s\"]+)")
 
 
 class ServerError(Exception):
@@ -29,7 +30,8 @@ def own_server(options: Sequence[str]) -> Iterator[str]:
     It is a process of its own, so that the generator's work does not hold its work up. Raises
     ServerError with the log's end where it does not start.
     """
-    command = [sys.executable, "-m", "simpleseg.cli", "serve", "--port", "0", *options]
+    command = [sys.executable, "-m", "simpleseg.cli", "serve"]
+    command += ["--host", "127.0.0.1", "--port", "0", *options]
     with tempfile.TemporaryDirectory(prefix="simpleseg-bench-") as folder:
         log = Path(folder) / "log"
         with log.open("wb") as stream:
@@ -44,9 +46,9 @@ def own_server(options: Sequence[str]) -> Iterator[str]:
 def _ready(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + _START_S
     while process.poll() is None and time.monotonic() < deadline:
-        told = log.read_text(errors="replace").partition(_TOLD)[2].split()
-        if told and _answers(told[0] + READY_PATH):
-            return told[0]
+        told = _TOLD.search(log.read_text(errors="replace"))
+        if told is not None and _answers(told[1] + READY_PATH):
+            return told[1]
         time.sleep(_POLL_S)
     raise ServerError(f"the server did not start:\n{log.read_text(errors='replace')[-2000:]}")
 
