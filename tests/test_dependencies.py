@@ -30,6 +30,7 @@ LAZY = {
     "simpleseg/cli_support.py": {"simpleseg_server"},
     "simpleseg/cli_annotate.py": {"simpleseg_training"},
     "simpleseg/cli_data.py": {"simpleseg_training"},
+    "simpleseg/bench/questions.py": {"simpleseg_training"},
     "simpleseg/cli_measure.py": {"simpleseg_training"},
     "simpleseg/cli_train.py": {"simpleseg_training"},
     "simpleseg/cli_doctor.py": {"simpleseg_server"},

@@ -1,5 +1,5 @@
-"""The command line: `simpleseg serve`, `segment`, `batch`, `eval`, `calibrate`, `train`,
-`doctor`.
+"""The command line: `simpleseg serve`, `segment`, `batch`, `eval`, `calibrate`, `bench`, `train`,
+`data`, `annotate`, `doctor`.
 
 Nothing heavy is imported before the command that needs it runs.
 """
@@ -15,6 +15,7 @@ import typer
 from simpleseg import __version__
 from simpleseg.cli_annotate import annotate
 from simpleseg.cli_batch import batch
+from simpleseg.cli_bench import bench
 from simpleseg.cli_data import data
 from simpleseg.cli_doctor import doctor
 from simpleseg.cli_measure import calibrate, evaluate
@@ -48,6 +49,7 @@ app.command()(calibrate)
 app.command()(annotate)
 app.add_typer(data, name="data")
 app.command()(train)
+app.command()(bench)
 app.command()(with_settings(doctor))
 
 
