@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hardware import hardware
+from provenance import provenance
 
 DATA = ("demo-single", "demo-multi", "demo-hard")
 
@@ -40,14 +40,15 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="folder for pictures of the worst answers")
     options = parser.parse_args()
     limit = 10 if options.quick else options.limit
+    inputs = f"{', '.join(DATA)} test, {limit} cases each"
+    said = provenance("torch", "transformers", model="simpleseg-demo", inputs=inputs)
     results = {data: evaluate(data, limit, options.pictures) for data in DATA}
     if not options.json:
         for data, metrics in results.items():
             print(data)
             print("\n".join(f"  {name:<20} {value}" for name, value in metrics.items()))
         return
-    machine = hardware("torch", "transformers")
-    print(json.dumps({"model": "simpleseg-demo", "hardware": machine, "results": results}))
+    print(json.dumps({**said, "results": results}))
 
 
 if __name__ == "__main__":
