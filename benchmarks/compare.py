@@ -176,7 +176,7 @@ async def start(
         raw, url = await stack.enter_async_context(vllm_serve_side(logs / "vllm_serve"))
         sides["vllm_serve"] = raw
         if "remote" in names:
-            server = our_side("remote", logs / "remote", ["--upstream", url])
+            server = our_side("remote", logs / "remote", ["--upstream", url], raw.pids)
             sides["remote"] = await stack.enter_async_context(server)
     return sides, threads
 

@@ -9,8 +9,8 @@ of the other's in a cache. ``front_end_ms`` is the median time of a request as t
 minus the engine's. Then 16 requests are kept under way, in rounds by turns: ``cost_at_saturation``
 is the engine's rate by the server's.
 
-With ``--json`` the last line printed is one object; both are better lower. ``stages_ms`` are medians
-of what the server says of its time; ``outside_ms`` is the rest of what the client sees.
+With ``--json`` the last line printed is one object; both are better lower. ``stages_ms`` are
+medians of what the server says of its time; ``outside_ms`` is the rest of what the client sees.
 """
 
 import argparse

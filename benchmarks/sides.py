@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import httpx2
+import psutil
 from drafting_engines import DEMO_MODEL, SIZE_PX
 from PIL import Image
 
@@ -62,7 +63,11 @@ class Question:
 
 
 class Side(Protocol):
-    """``ask`` gives the answer's COCO RLE, by as many requests at once as the caller likes."""
+    """``ask`` gives the answer's COCO RLE, by as many requests at once as the caller likes;
+    ``pids`` are the processes behind it, whose children count too."""
+
+    @property
+    def pids(self) -> tuple[int, ...]: ...
 
     async def ask(self, question: Question) -> dict[str, Any]: ...
 
@@ -73,6 +78,7 @@ class ReferenceSide:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._turn = asyncio.Lock()
+        self.pids: tuple[int, ...] = (process.pid,)
 
     async def ask(self, question: Question) -> dict[str, Any]:
         asked = {"png": question.png, "instruction": question.instruction}
@@ -87,10 +93,11 @@ class ReferenceSide:
 class VllmServeSide:
     """vLLM's own server, with our grammar in every request; the mask is made here."""
 
-    def __init__(self, http: httpx2.AsyncClient) -> None:
+    def __init__(self, http: httpx2.AsyncClient, pid: int) -> None:
         from reference import rle_of  # brings transformers
 
         self._http = http
+        self.pids: tuple[int, ...] = (pid,)
         self._rle_of: Callable[[str, int, int], dict[str, Any]] = rle_of
 
     async def ask(self, question: Question) -> dict[str, Any]:
@@ -111,8 +118,9 @@ class VllmServeSide:
 class OurSide:
     """``POST /segment`` of this project's server, whatever its engine."""
 
-    def __init__(self, http: httpx2.AsyncClient) -> None:
+    def __init__(self, http: httpx2.AsyncClient, *pids: int) -> None:
         self._http = http
+        self.pids = pids
 
     async def ask(self, question: Question) -> dict[str, Any]:
         body = {
@@ -170,12 +178,14 @@ async def vllm_serve_side(log: Path) -> AsyncIterator[tuple[Side, str]]:
     with running(command, log, VLLM_ENVIRONMENT) as process:
         await answering(f"{url}/health", process, log)
         async with client(url) as http:
-            yield VllmServeSide(http), url
+            yield VllmServeSide(http, process.pid), url
 
 
 @asynccontextmanager
-async def our_side(engine: str, log: Path, options: Sequence[str] = ()) -> AsyncIterator[Side]:
-    """``simpleseg serve`` with an engine."""
+async def our_side(
+    engine: str, log: Path, options: Sequence[str] = (), upstreams: Sequence[int] = ()
+) -> AsyncIterator[Side]:
+    """``simpleseg serve`` with an engine; ``upstreams`` are the processes that it asks."""
     port = free_port()
     command = [sys.executable, "-m", "simpleseg.cli", "serve", "--engine", engine]
     command += ["--port", str(port), "--max-batch", str(UNDER_WAY)]
@@ -184,7 +194,7 @@ async def our_side(engine: str, log: Path, options: Sequence[str] = ()) -> Async
     with running(command, log, {"HF_HUB_OFFLINE": "1"}) as process:
         await answering(f"{url}/readyz", process, log)
         async with client(url) as http:
-            yield OurSide(http)
+            yield OurSide(http, process.pid, *upstreams)
 
 
 def client(url: str) -> httpx2.AsyncClient:
@@ -206,6 +216,16 @@ def running(
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
+
+
+def cpu_seconds(side: Side) -> float:
+    """CPU time so far of this process, the side's, and their children."""
+    seconds = time.process_time()
+    for process in map(psutil.Process, side.pids):
+        for one in (process, *process.children(recursive=True)):
+            times = one.cpu_times()
+            seconds += times.user + times.system
+    return seconds
 
 
 def free_port() -> int:
