@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from drafting_engines import DATA, SIZE_PX, SPLIT
+from poster import closed_loop
 from provenance import provenance
 from sides import (
     HERE,
@@ -195,14 +196,8 @@ async def masks_per_s(
     side: Side, questions: Sequence[Question]
 ) -> tuple[float, list[dict[str, Any]]]:
     """The rate at which a side answers, 16 of the questions at a time, and its masks."""
-    slots = asyncio.Semaphore(UNDER_WAY)
-
-    async def one(question: Question) -> dict[str, Any]:
-        async with slots:
-            return await side.ask(question)
-
     began = time.perf_counter()
-    rles = await asyncio.gather(*map(one, questions))
+    rles = await closed_loop([side.ask(question) for question in questions], UNDER_WAY)
     return len(questions) / (time.perf_counter() - began), rles
 
 

@@ -18,19 +18,18 @@ import asyncio
 import base64
 import io
 import json
-import multiprocessing
 import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any, get_args
 
 import httpx2
 import uvicorn
 from drafting_engines import DATA, DEMO_MODEL, PACKAGES, SPLIT, EngineName
 from PIL import Image
+from poster import Answered, Poster, closed_loop, poster
 from provenance import provenance
 from sides import UNDER_WAY, free_port
 
@@ -49,23 +48,14 @@ SCENE_PX, SIZE = 480, (640, 480)
 SCENES, QUICK_SCENES, WARM_UP = 120, 8, 6
 ROUNDS, QUICK_ROUNDS = 6, 2
 MAX_TOKENS = 1024
-SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True)
 class Scene:
     """One question: the body that a client posts, and what the server makes of it."""
 
-    body: bytes
+    body: str
     request: GenerationRequest
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A request as its client saw it, and what the server said of its time."""
-
-    ms: float
-    timings_ms: dict[str, float]
 
 
 def main() -> None:
@@ -92,7 +82,7 @@ async def measure(name: EngineName, count: int, rounds: int) -> dict[str, Any]:
     async with serving(engine) as url:
         share = max(UNDER_WAY, count // 2)
         scenes = make_scenes(engine, count + WARM_UP + rounds * share)
-        with Client(url, [scene.body for scene in scenes]) as client:
+        async with poster(url, [scene.body for scene in scenes]) as client:
             alone = await one_at_a_time(engine, client, scenes[: count + WARM_UP])
             full = await saturated(engine, client, scenes, count + WARM_UP, share)
     return {"engine": name, "scenes": count, **alone, **full}
@@ -155,63 +145,8 @@ def make_scenes(engine: Engine, count: int) -> list[Scene]:
             max_tokens=MAX_TOKENS,
             max_points=Settings().default_max_points,
         )
-        scenes.append(Scene(json.dumps(body).encode(), request))
+        scenes.append(Scene(json.dumps(body), request))
     return scenes
-
-
-class Client:
-    """A process that posts bodies, named by their places, so many at a time."""
-
-    def __init__(self, url: str, bodies: Sequence[bytes]) -> None:
-        self._here, there = SPAWN.Pipe()
-        self._process = SPAWN.Process(target=_client, args=(url, bodies, there), daemon=True)
-
-    def __enter__(self) -> "Client":
-        self._process.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._here.send(None)
-        self._process.join(10)
-
-    async def post(self, places: range, under_way: int) -> tuple[float, list[Answered]]:
-        """Seconds from the first request to the last answer, and the answers."""
-        self._here.send((places, under_way))
-        found: tuple[float, list[Answered]] = await asyncio.to_thread(self._here.recv)
-        return found
-
-
-def _client(url: str, bodies: Sequence[bytes], there: Connection) -> None:
-    asyncio.run(_posting(url, bodies, there))
-
-
-async def _posting(url: str, bodies: Sequence[bytes], there: Connection) -> None:
-    """Sleeps while it waits for an order: the connections stay open."""
-    async with httpx2.AsyncClient(base_url=url, timeout=300) as http:
-
-        async def post(body: bytes) -> Answered:
-            began = time.perf_counter()
-            headers = {"content-type": "application/json"}
-            answer = await http.post("/segment", content=body, headers=headers)
-            ms = (time.perf_counter() - began) * 1e3
-            return Answered(ms, answer.raise_for_status().json()["timings_ms"])
-
-        while (order := there.recv()) is not None:
-            places, under_way = order
-            began = time.perf_counter()
-            answers = await closed_loop([post(bodies[place]) for place in places], under_way)
-            there.send((time.perf_counter() - began, answers))
-
-
-async def closed_loop(calls: Sequence[Any], under_way: int) -> list[Any]:
-    """The results of all calls, of which so many run at a time."""
-    slots = asyncio.Semaphore(under_way)
-
-    async def one(call: Any) -> Any:
-        async with slots:
-            return await call
-
-    return await asyncio.gather(*map(one, calls))
 
 
 async def engine_ms(engine: Engine, request: GenerationRequest) -> float:
@@ -223,7 +158,7 @@ async def engine_ms(engine: Engine, request: GenerationRequest) -> float:
     return (time.perf_counter() - began) * 1e3
 
 
-async def one_at_a_time(engine: Engine, client: Client, scenes: Sequence[Scene]) -> dict[str, Any]:
+async def one_at_a_time(engine: Engine, client: Poster, scenes: Sequence[Scene]) -> dict[str, Any]:
     alone: list[float] = []
     asked: list[Answered] = []
     for place, scene in enumerate(scenes):
@@ -256,7 +191,7 @@ def _median(values: Sequence[float]) -> float:
 
 
 async def saturated(
-    engine: Engine, client: Client, scenes: Sequence[Scene], first: int, share: int
+    engine: Engine, client: Poster, scenes: Sequence[Scene], first: int, share: int
 ) -> dict[str, Any]:
     """The rates of engine and server on the same scenes, round by round."""
     ratios, rates = [], []

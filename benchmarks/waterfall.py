@@ -30,7 +30,8 @@ from typing import Any, get_args
 import cost_model
 from clocked_engines import Clocked, clocked
 from drafting_engines import DATA, PACKAGES, SPLIT, EngineName
-from front_end import SIZE, Answered, Client, Scene, closed_loop, make_scenes, serving
+from front_end import SIZE, Scene, make_scenes, serving
+from poster import Answered, Poster, closed_loop, poster
 from provenance import provenance
 
 from simpleseg_server.engines.base import Engine, GenerationRequest
@@ -75,7 +76,7 @@ async def measure(name: EngineName, count: int) -> dict[str, Any]:
         share = max(16, count // 3)
         needed = WARM_UP + count + len(LEVELS) * len(POINTS) * share
         scenes = make_scenes(watched.engine, needed)
-        with Client(url, [scene.body for scene in scenes[: WARM_UP + count]]) as client:
+        async with poster(url, [one.body for one in scenes[: WARM_UP + count]]) as client:
             requests = await one_by_one(watched, client, WARM_UP + count)
         rows = await engine_rows(watched.engine, scenes[WARM_UP + count :], share)
     names = ["prefill_ms", "ms_per_pass_of_a_row", "ms_per_pass"]
@@ -89,7 +90,7 @@ async def measure(name: EngineName, count: int) -> dict[str, Any]:
     }
 
 
-async def one_by_one(watched: Clocked, client: Client, count: int) -> list[dict[str, float]]:
+async def one_by_one(watched: Clocked, client: Poster, count: int) -> list[dict[str, float]]:
     """The stages of requests, each alone."""
     await watched.vision_ms()
     found = []

@@ -45,7 +45,7 @@ def test_a_perimeter_is_that_of_the_closed_ring(cost_model: ModuleType) -> None:
     assert cost_model.perimeter(square) == pytest.approx(2.0)
 
 
-@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools 2.0.11
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_the_reference_reads_parts_and_drops_what_is_no_polygon() -> None:
     reference = _load("reference")
     text = "It is [[[0.1, 0.2], [0.5, 0.2], [0.5, 0.9]], [[0.6, 0.6], [0.9, 0.6]]]."
