@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hardware import hardware
+from provenance import provenance
 
 DATA = ("demo-single", "demo-multi", "demo-hard")
 
@@ -43,15 +43,16 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a checkpoint in place of the shipped one")
     options = parser.parse_args()
     limit = 10 if options.quick else options.limit
+    inputs = f"{', '.join(DATA)} test, {limit} cases each"
+    name = "simpleseg-demo" if options.model is None else options.model.name
+    said = provenance("torch", "transformers", model=name, inputs=inputs)
     results = {data: evaluate(data, limit, options.pictures, options.model) for data in DATA}
     if not options.json:
         for data, metrics in results.items():
             print(data)
             print("\n".join(f"  {name:<20} {value}" for name, value in metrics.items()))
         return
-    machine = hardware("torch", "transformers")
-    name = "simpleseg-demo" if options.model is None else options.model.name
-    print(json.dumps({"model": name, "hardware": machine, "results": results}))
+    print(json.dumps({**said, "results": results}))
 
 
 if __name__ == "__main__":

