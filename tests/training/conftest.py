@@ -1,6 +1,9 @@
 """Shared fixtures: the demo tokenizer, and a model size that trains in a blink."""
 
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,8 @@ from simpleseg_training.examples import tokenizer_corpus
 from simpleseg_training.model import ModelSize
 from simpleseg_training.tokenizer import cut_tokenizer, qwen_tokenizer_file
 
+# Read when `datasets` is imported: what it makes of files of pairs is not for the user's own cache.
+os.environ.setdefault("HF_DATASETS_CACHE", str(Path(tempfile.gettempdir()) / "simpleseg-datasets"))
 torch.set_num_threads(1)  # threads that wait for each other are slower on a busy machine
 
 

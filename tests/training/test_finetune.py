@@ -1,7 +1,6 @@
 """Fine-tuning end to end, on small random weights: it runs, goes on, exports, and is served."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,8 @@ from simpleseg_training.train_config import DataConfig, ModelConfig, RlConfig, S
 from ..client.serving import TRIANGLE, serving
 from . import checkpoints
 
-# What the trainers warn of is in their own code.
-pytestmark = pytest.mark.filterwarnings("default")
-
-Make = Callable[[Path], Path]
+# What TRL 1.16 calls by its old name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 
 @pytest.fixture(params=["demo", "qwen25"])
@@ -135,7 +132,7 @@ def test_adapters_are_merged_on_export(qwen25: Path, tmp_path: Path) -> None:
     assert all("proj" in name for name in changed)
 
 
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize(("start", "lora"), [("demo", False), ("qwen25", True)], indirect=["start"])
 def test_rl_runs_and_tells_of_groups(start: Path, tmp_path: Path, lora: bool) -> None:
     pairs = checkpoints.write_pairs(tmp_path / "data")
     more: dict[str, Any] = {"model": {"lora": {"rank": 2}}} if lora else {}
@@ -198,8 +195,7 @@ def test_one_optimizer_over_two_keeps_rates_and_state() -> None:
     other = muon_and_adamw(model, 1e-2, 0.0)
     other.load_state_dict(optimizer.state_dict())
     assert {group["lr"] for group in other.param_groups} == {5e-3}
-    again = torch.optim.lr_scheduler.LambdaLR(other, lambda step: 0.1)
-    again.step()
+    torch.optim.lr_scheduler.LambdaLR(other, lambda step: 0.1)
     assert {g["lr"] for part in other._parts for g in part.param_groups} == {1e-3}
 
 

@@ -183,11 +183,11 @@ def _open(config: DataConfig) -> Pairs:
     return DemoPairs(config) if config.source == DEMO else FilePairs(Path(config.source), config)
 
 
-def held_out(data: str, cases: int) -> list[Pair]:
-    """Questions for regions to watch a run by: validation scenes of a demo data set, or the first
-    pairs of a file that have a truth."""
+def held_out(data: str, cases: int, split: str = "val") -> list[Pair]:
+    """Questions for regions to watch a run by: scenes of a demo data set's split, or the first
+    pairs of a file that ask for regions."""
     if data in DEMO_DATA:
-        return [_pair_of_case(case) for case in load_cases(data, "val", cases, DEMO_PX)]
+        return [_pair_of_case(case) for case in load_cases(data, split, cases, DEMO_PX)]
     source = FilePairs(Path(data), DataConfig(source=data, limit=cases, targets=["region"]))
     return [source[i] for i in range(len(source))]
 

@@ -1,0 +1,90 @@
+"""What training changed: two checkpoints on the same held-out scenes.
+
+    python benchmarks/paired.py BEFORE AFTER [--quick] [--json] [--limit 500]
+
+Greedy answers without the grammar, in float32. Both are asked the same questions for regions, so
+that the difference has a standard error of its own, smaller than that of either mean. The last line
+printed with ``--json`` is one object: hardware, and for each data set ``n``, ``before`` and
+``after`` (mean IoU), ``difference``, ``standard_error``, and of both the mean ``characters`` and
+the share of ``valid`` answers.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hardware import hardware
+
+from simpleseg_training.pairs import Pair, held_out
+from simpleseg_training.processing import load_start
+from simpleseg_training.rewards import format_reward, overlap_reward
+from simpleseg_training.rollout import chat_answers
+from simpleseg_training.train_config import ModelConfig
+
+DATA = ("demo-single", "demo-multi", "demo-hard")
+
+
+def answers(model: Path, pairs: list[Pair], batch: int = 50) -> list[str]:
+    start = load_start(ModelConfig(path=str(model)))
+    start.model.eval()
+    images = [start.fitted(pair.image) for pair in pairs]
+    asked = [pair.instruction for pair in pairs]
+    return chat_answers(start.model, start.processor, images, asked, 300, batch)
+
+
+def compare(before: list[str], after: list[str], pairs: list[Pair]) -> dict[str, Any]:
+    """The figures of one data set."""
+    truths = [pair.truth for pair in pairs if pair.truth is not None]
+    overlaps = np.array(
+        [
+            [overlap_reward(t, truth) for t, truth in zip(texts, truths, strict=True)]
+            for texts in (before, after)
+        ]
+    )
+    change = overlaps[1] - overlaps[0]
+    return {
+        "n": len(truths),
+        "before": round(float(overlaps[0].mean()), 4),
+        "after": round(float(overlaps[1].mean()), 4),
+        "difference": round(float(change.mean()), 4),
+        "standard_error": round(float(change.std(ddof=1)) / math.sqrt(len(change)), 4),
+        "characters": [
+            round(float(np.mean([len(t) for t in texts])), 1) for texts in (before, after)
+        ],
+        "valid": [
+            round(
+                float(np.mean([format_reward(t, u) for t, u in zip(texts, truths, strict=True)])), 4
+            )
+            for texts in (before, after)
+        ],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Two checkpoints on the same held-out scenes.")
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    parser.add_argument("--quick", action="store_true", help="10 scenes of each data set")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, last")
+    parser.add_argument("--limit", type=int, default=500, help="scenes of each data set")
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # threads that wait for each other are slower on a busy machine
+    limit = 10 if options.quick else options.limit
+    results = {}
+    for data in DATA:
+        pairs = held_out(data, limit, "test")
+        results[data] = compare(
+            answers(options.before, pairs), answers(options.after, pairs), pairs
+        )
+        if not options.json:
+            print(data, results[data], flush=True)
+    if options.json:
+        print(json.dumps({"hardware": hardware("torch", "transformers"), "results": results}))
+
+
+if __name__ == "__main__":
+    main()
