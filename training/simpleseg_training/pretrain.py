@@ -35,7 +35,13 @@ from simpleseg_training.export import write_checkpoint
 from simpleseg_training.forward import hidden_states
 from simpleseg_training.initial import initialise
 from simpleseg_training.model import ModelSize, new_model
-from simpleseg_training.optimizer import make_optimizers, parameters, rate_factor, set_rates
+from simpleseg_training.optimizer import (
+    make_optimizers,
+    multiplies_bfloat16,
+    parameters,
+    rate_factor,
+    set_rates,
+)
 from simpleseg_training.packing import IGNORE, Batch, Packer
 from simpleseg_training.rollout import quick_evaluation
 from simpleseg_training.tokenizer import cut_tokenizer, qwen_tokenizer_file, token_id
@@ -205,7 +211,8 @@ class Run:
 
     def train_step(self, batch: Batch, targets: Tensor, sigma: float) -> Losses:
         set_rates(self.optimizers, rate_factor(self.step, self.progress))
-        with torch.autocast(self.device.type, torch.bfloat16):
+        is_fast = multiplies_bfloat16(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_fast):
             losses: Losses = self.parallel(
                 batch.to(self.device), targets, sigma, help_at(self.progress)
             )
