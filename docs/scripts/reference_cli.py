@@ -12,7 +12,16 @@ from simpleseg_server.config import Settings
 def command_line() -> str:
     """Every command; the settings that ``serve`` and ``doctor`` take are on a page of their own."""
     group: Any = typer.main.get_command(app)
-    return "\n\n".join("\n".join(_command(name, one)) for name, one in group.commands.items())
+    return "\n\n".join("\n".join(_command(name, one)) for name, one in commands_of(group))
+
+
+def commands_of(group: Any) -> Iterator[tuple[str, Any]]:
+    """Every command with its name; those of a group inside as "data refcoco"."""
+    for name, one in group.commands.items():
+        if hasattr(one, "commands"):
+            yield from ((f"{name} {inner}", command) for inner, command in commands_of(one))
+        else:
+            yield name, one
 
 
 def _command(name: str, command: Any) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,21 @@ def test_every_route_and_shape_is_told(site: Path) -> None:
 def test_every_command_and_option_is_told(site: Path) -> None:
     text, settings = _text(site, "command-line"), _text(site, "settings")
     group: Any = typer.main.get_command(commands)
-    for name, command in group.commands.items():
+    told = dict(_commands_of(group))
+    assert "data refcoco" in told
+    for name, command in told.items():
         assert f"simpleseg {name}" in text
         for parameter in command.params:
             for option in parameter.opts if parameter.param_type_name == "option" else ():
                 assert option in text or parameter.name in settings or option == "--help"
+
+
+def _commands_of(group: Any) -> Iterator[tuple[str, Any]]:
+    for name, one in group.commands.items():
+        if hasattr(one, "commands"):
+            yield from ((f"{name} {inner}", command) for inner, command in _commands_of(one))
+        else:
+            yield name, one
 
 
 def test_every_metric_is_told(site: Path) -> None:

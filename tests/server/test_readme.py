@@ -30,6 +30,9 @@ REASONS = {
     "its port is taken while the server runs",
     "trains for hours",
     "writes into a checkpoint",
+    "needs the data sets",
+    "needs published weights",
+    "needs the packages",
 }
 
 

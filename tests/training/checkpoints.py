@@ -96,7 +96,7 @@ def write_pairs(folder: Path, count: int = 8) -> Path:
             "id": str(seed),
         }
         if seed % 2:
-            record["mask"] = mask_to_rle(made[0].mask_hw).to_coco()
+            record["truth_rle"] = mask_to_rle(made[0].mask_hw).to_coco()
         lines.append(json.dumps(record))
     (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
     return folder / "pairs.jsonl"

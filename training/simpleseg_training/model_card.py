@@ -2,7 +2,8 @@
 
     python -m simpleseg_training.model_card --run runs/demo \\
         --results benchmarks/results/accuracy.json \\
-        --calibration benchmarks/results/calibration.json --out server/simpleseg_server/demo_model
+        --calibration benchmarks/results/calibration.json \\
+        --stress benchmarks/results/stress.json --out server/simpleseg_server/demo_model
 
 The card (README.md) and the training curves go into the checkpoint's folder.
 """
@@ -82,7 +83,7 @@ one to six with relations, several meant, or none. The worst answers (magenta) o
 with the true area bright:
 
 ![Worst answers on demo-multi](failures.png)
-
+{stress}
 ## Score
 
 The server's `score` is the IoU to be expected (`simpleseg.json` holds the weights), fitted to one
@@ -109,11 +110,29 @@ _EMPTY = (
     "got a region."
 )
 
+_STRESS = """
+### A style that training never saw
+
+`demo-stress`: one to three glyphs of a colour emoji font (hearts, circles, squares) on parts of
+photographs, one of them named in the demo world's words (`python benchmarks/accuracy.py --stress
+FOLDER`, {n:.0f} cases).
+
+{table}
+"""
+
+
+def stress_of(results: dict[str, dict[str, Any]]) -> str:
+    """The section on drawings of another style."""
+    (measured,) = results.values()
+    return _STRESS.format(n=measured["n"], table=table_of(results))
+
 
 def table_of(results: dict[str, dict[str, Any]]) -> str:
     """The metrics as a Markdown table, a column for each data set."""
     lines = ["| | " + " | ".join(results) + " |", "|---" * (len(results) + 1) + "|"]
     for name, title in _ROWS.items():
+        if not any(name in m for m in results.values()):
+            continue
         cells = [f"{m[name]:.3g}" if name in m else "" for m in results.values()]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -137,9 +156,15 @@ def calibration_of(measured: dict[str, Any]) -> str:
 
 
 def write_card(
-    run: Path, results_file: Path, calibration_file: Path, out: Path, parameters: float
+    run: Path,
+    results_file: Path,
+    calibration_file: Path,
+    out: Path,
+    parameters: float,
+    stress_file: Path | None = None,
 ) -> None:
     """``parameters`` is in millions."""
+    stress = json.loads(stress_file.read_text())["results"] if stress_file else None
     recipe = json.loads((run / "recipe.json").read_text())
     results = json.loads(results_file.read_text())["results"]
     images = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["images"]
@@ -152,6 +177,7 @@ def write_card(
         sigma_end=recipe["sigma_end"],
         limit=next(iter(results.values()))["n"],
         table=table_of(results),
+        stress=stress_of(stress) if stress else "",
         calibration=calibration_of(json.loads(calibration_file.read_text())),
     )
     (out / "README.md").write_text(card)
@@ -163,10 +189,18 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
     parser.add_argument("--results", type=Path, required=True, help="output of accuracy.py")
     parser.add_argument("--calibration", type=Path, required=True, help="output of calibration.py")
+    parser.add_argument("--stress", type=Path, help="output of accuracy.py --stress")
     parser.add_argument("--out", type=Path, required=True, help="the checkpoint's folder")
     options = parser.parse_args()
     weights = (options.out / "model.safetensors").stat().st_size / 2  # bytes of bfloat16
-    write_card(options.run, options.results, options.calibration, options.out, weights / 1e6)
+    write_card(
+        options.run,
+        options.results,
+        options.calibration,
+        options.out,
+        weights / 1e6,
+        options.stress,
+    )
 
 
 if __name__ == "__main__":

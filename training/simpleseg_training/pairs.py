@@ -4,9 +4,9 @@ A file holds one record a line (JSONL) or a row (Parquet):
 
     {"image": path, "instruction": str, "answer": str, "task": [source, target], "id": str}
 
-``image`` is relative to the file's folder. ``task`` and ``id`` may be missing; ``mask``, a COCO
-run-length encoding, is the truth for rewards and evaluation where there is more to it than what the
-answer says.
+``image`` is relative to the file's folder. ``task`` and ``id`` may be missing; ``truth_rle``, a
+COCO run-length encoding, is the truth for rewards and evaluation where there is more to it than
+what the answer says.
 """
 
 from collections.abc import Sequence
@@ -150,8 +150,8 @@ def target_of(record: dict[str, Any]) -> Target:
 def _truth_of(record: dict[str, Any], target: Target, size: ImageSize) -> Truth | None:
     if target == "text":
         return None
-    if record.get("mask"):
-        mask = Rle.from_coco(record["mask"])
+    if record.get("truth_rle"):
+        mask = Rle.from_coco(record["truth_rle"])
     else:
         mask = region_to_rle(parse_region(record["answer"]).value, size)
     return Truth(target, mask, record["answer"])

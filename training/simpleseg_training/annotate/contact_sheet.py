@@ -24,6 +24,7 @@ polygon { fill-opacity: 0.25; stroke-width: 2; vector-effect: non-scaling-stroke
 ul { list-style: none; padding: 0; margin: 8px 0 0; }
 b { display: inline-block; width: 0.8em; height: 0.8em; margin-right: 0.5em; }
 figcaption, small { color: #555; overflow-wrap: anywhere; }
+table { margin-bottom: 20px; }
 td { padding: 0 1em 0 0; }
 """
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
