@@ -70,7 +70,7 @@ def test_the_front_end_of_the_embedded_engine_is_measured() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["embedded", pytest.param("vllm", marks=pytest.mark.vllm)])
 def test_the_stages_of_a_request_add_up(engine: str) -> None:
-    result = printed("waterfall.py", "--engine", engine, "--quick")
+    result = printed("waterfall.py", "--engine", engine, "--quick", "--scenes", "3")
     stages = dict(result["waterfall_ms"])
     total = stages.pop("total")
     assert sum(stages.values()) == pytest.approx(total, abs=0.05)
