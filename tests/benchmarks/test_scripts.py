@@ -45,7 +45,7 @@ def test_the_memory_of_mixed_requests_is_followed() -> None:
     assert result["requests"] >= 60
     assert len(result["rss_mib"]) >= 20
     assert result["growth_mib"] >= 0
-    assert {"200", "left"} <= result["statuses"].keys()
+    assert result["statuses"]["200"] > 20
     assert "500" not in result["statuses"]
 
 
