@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,7 @@ def decoding(largest: int, repeat: int) -> dict[str, Any]:
     rows: list[Row] = []
     for height, width in image_sizes(largest):
         data = photograph(height, width)
-        times = [
-            _cpu_ms(lambda data=data: decode(data, WANTED, Settings(), "image"))
-            for _ in range(repeat)
-        ]
+        times = [_cpu_ms(partial(decode, data, WANTED, Settings(), "image")) for _ in range(repeat)]
         megapixels = height * width / 1e6
         handed = min(megapixels, WANTED.max_pixels / 1e6)
         rows.append(((1.0, megapixels, handed), statistics.median(times)))
@@ -143,7 +141,7 @@ def rasterizing(repeat: int) -> dict[str, Any]:
         for vertices in (4, 12, 24, 48, 96, 192):
             region = star(vertices)
             size = ImageSize(side, side)
-            times = [_cpu_ms(lambda r=region, s=size: region_to_rle(r, s)) for _ in range(repeat)]
+            times = [_cpu_ms(partial(region_to_rle, region, size)) for _ in range(repeat)]
             features = (1.0, float(vertices), perimeter(region) * side / 1000)
             rows.append((features, statistics.median(times) * 1e3))
     return checked(["us", "us_per_vertex", "us_per_1000_px_of_outline"], rows, every_third)

@@ -1,10 +1,13 @@
 """Contour drafting: what it saves, in steps and in time, and that it changes no answer.
 
-    python benchmarks/drafting.py [--engine replay|embedded|vllm] [--quick] [--json] [--limit N]
+    python benchmarks/drafting.py [--engine NAME] [--quick] [--json] [--limit N]
 
 ``replay`` measures every way to draft on given outlines, without a model (``drafting_replay.py``);
 ``embedded`` and ``vllm`` answer held-out scenes with the demo model, greedily, in float32, with
-drafts and without by turns (``drafting_engines.py``). ``--limit`` is how many answers of a kind.
+drafts and without by turns (``drafting_engines.py``); ``modes`` compares drafts off, of structure,
+and of structure and digits, with the grammar off and on, in the embedded engine
+(``drafting_modes.py``; its ``plain`` is without drafts, with the grammar). ``--limit`` is how many
+answers of a kind.
 With ``--json`` the last line printed is one object.
 """
 
@@ -13,7 +16,7 @@ import json
 
 from provenance import provenance
 
-LIMIT, QUICK_LIMIT = {"replay": 150, "embedded": 200, "vllm": 200}, 10
+LIMIT, QUICK_LIMIT = {"replay": 150, "embedded": 200, "vllm": 200, "modes": 60}, 10
 
 
 def main() -> None:
@@ -31,14 +34,18 @@ def main() -> None:
         inputs = "outlines of held-out scenes, drawn shapes and photographs"
         figures = provenance("numpy", "tokenizers", model=None, inputs=inputs)
         figures["results"] = replay(limit)
+    elif options.engine == "modes":
+        from drafting_modes import measure_modes
+
+        figures = measure_modes(limit)
     else:
         from drafting_engines import measure
 
         figures = measure(options.engine, limit)
-        if not options.json:
-            print("\n".join(f"{name}: {value}" for name, value in figures.items()))
     if options.json:
         print(json.dumps(figures))
+    elif options.engine != "replay":  # which prints as it goes
+        print("\n".join(f"{name}: {value}" for name, value in figures.items()))
 
 
 if __name__ == "__main__":

@@ -46,8 +46,8 @@ def measure(name: EngineName, limit: int) -> dict[str, Any]:
         "identical_answers": sum(a.text == b.text for a, b in zip(on, off, strict=True)),
         "differences": _differences(on, off),
         "tokens": sum(a.usage.completion_tokens for a in on),
-        "steps_per_token": _steps_per_token(on),
-        "steps_per_token_off": _steps_per_token(off),
+        "steps_per_token": steps_per_token(on),
+        "steps_per_token_off": steps_per_token(off),
         "acceptance": _acceptance(on),
         "p50_ms": round(1e3 * _p50(on), 1),
         "p50_ms_off": round(1e3 * _p50(off), 1),
@@ -62,13 +62,13 @@ async def _answers(name: EngineName, limit: int) -> tuple[list[Answer], list[Ans
     try:
         for engine in engines:
             await engine.start()
-        for number, request in enumerate(_requests(limit)):
+        for number, request in enumerate(requests(limit)):
             if number < WARM_UP:
                 for engine in engines:
-                    await _answer(engine, request)
+                    await answer(engine, request)
             # Whoever comes second finds the machine as the first left it: so they take turns.
             for engine in engines if number % 2 else engines[::-1]:
-                answers[engine].append(await _answer(engine, request))
+                answers[engine].append(await answer(engine, request))
     finally:
         for engine in engines:
             await engine.close()
@@ -81,7 +81,7 @@ def _engine(name: EngineName, *, draft: bool) -> Engine:
     return TransformersEngine(DEMO_MODEL, draft=draft)
 
 
-def _requests(limit: int) -> list[GenerationRequest]:
+def requests(limit: int) -> list[GenerationRequest]:
     return [
         GenerationRequest(
             request_id=f"scene {number}",
@@ -95,7 +95,7 @@ def _requests(limit: int) -> list[GenerationRequest]:
     ]
 
 
-async def _answer(engine: Engine, request: GenerationRequest) -> Answer:
+async def answer(engine: Engine, request: GenerationRequest) -> Answer:
     started = time.perf_counter()
     deltas = [delta async for delta in engine.generate(request)]
     seconds = time.perf_counter() - started
@@ -121,7 +121,7 @@ def _differences(on: list[Answer], off: list[Answer]) -> list[dict[str, Any]]:
     return found
 
 
-def _steps_per_token(answers: list[Answer]) -> float:
+def steps_per_token(answers: list[Answer]) -> float:
     tokens = sum(answer.usage.completion_tokens for answer in answers)
     return round(sum(answer.usage.forward_passes for answer in answers) / tokens, 4)
 

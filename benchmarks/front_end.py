@@ -101,16 +101,18 @@ async def serving(engine: Engine) -> AsyncIterator[str]:
     app = create_app(settings, engine)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     port = free_port()
-    serving = asyncio.create_task(server.serve([bind("127.0.0.1", port, "port")]))
+    running = asyncio.create_task(server.serve([bind("127.0.0.1", port, "port")]))
     url = f"http://127.0.0.1:{port}"
     try:
         async with httpx2.AsyncClient(base_url=url) as http:
             while not await _is_ready(http):
+                if running.done():
+                    raise SystemExit("the server did not start: see the log")
                 await asyncio.sleep(0.1)
         yield url
     finally:
         server.should_exit = True
-        await serving
+        await running
 
 
 async def _is_ready(http: httpx2.AsyncClient) -> bool:

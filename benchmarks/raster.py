@@ -189,7 +189,7 @@ def measure(rounds: int) -> dict[str, Any]:
     return against_reference(region, rounds) | {
         "rasterizers": {
             f"{size.height}x{size.width}": against_all(region, size, max(1, rounds // share))
-            for size, share in ((SMALL, 2), (LARGE, 40))
+            for size, share in ((SMALL, 4), (LARGE, 100))
         },
         "rounds": rounds,
     }

@@ -39,6 +39,7 @@ from simpleseg_server.engines.base import Engine, GenerationRequest
 SCENES, QUICK_SCENES, WARM_UP = 100, 10, 4
 LEVELS, HELD_OUT_LEVELS = (1, 2, 4, 8, 16), (2, 8)
 POINTS = (4, 12)
+LARGEST_SHARE = 48
 LARGEST_PX, QUICK_LARGEST_PX = 4000, 1920
 BEFORE = ("read_body", "decode_image", "queue")
 AFTER = ("parse", "rasterize")
@@ -49,10 +50,12 @@ def main() -> None:
     parser.add_argument("--engine", choices=get_args(EngineName), default="embedded")
     parser.add_argument("--json", action="store_true", help="print one object on the last line")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_SCENES} scenes")
+    parser.add_argument("--scenes", type=int, help="asked one at a time")
     options = parser.parse_args()
+    count = options.scenes or (QUICK_SCENES if options.quick else SCENES)
     inputs = f"{DATA} {SPLIT}, JPEG of {SIZE[0]}x{SIZE[1]} px; drawn JPEGs; star-shaped regions"
     figures = provenance(*PACKAGES, model="simpleseg-demo, float32", inputs=inputs)
-    figures |= asyncio.run(measure(options.engine, QUICK_SCENES if options.quick else SCENES))
+    figures |= asyncio.run(measure(options.engine, count))
     figures["laws"] |= laws_without_an_engine(options.quick)
     if options.json:
         print(json.dumps(figures))
@@ -73,7 +76,7 @@ async def measure(name: EngineName, count: int) -> dict[str, Any]:
     watched = clocked(name)
     async with serving(watched.engine) as url:
         await watched.begin()
-        share = max(16, count // 3)
+        share = min(LARGEST_SHARE, 2 * count)
         needed = WARM_UP + count + len(LEVELS) * len(POINTS) * share
         scenes = make_scenes(watched.engine, needed)
         async with poster(url, [one.body for one in scenes[: WARM_UP + count]]) as client:

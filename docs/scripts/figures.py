@@ -13,6 +13,7 @@ import draw_automaton
 import draw_drafts
 import draw_idea
 import draw_steps
+import draw_waterfall
 import recording
 from matplotlib import style as plotting
 from style import RC
@@ -26,6 +27,7 @@ def main() -> None:
     plotting.use(RC)
     draw_automaton.draw(folder / "region-grammar.svg")
     draw_steps.draw(folder / "steps-per-token.svg")
+    draw_waterfall.draw(folder / "waterfall.png")
     recorded = asyncio.run(recording.record(recording.IMAGE, recording.PHRASE))
     draw_drafts.draw(recorded, folder / "drafts.svg")
     draw_idea.draw(recorded, folder / "idea.png")

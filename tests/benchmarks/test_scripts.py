@@ -45,7 +45,7 @@ def test_the_memory_of_mixed_requests_is_followed() -> None:
     assert result["requests"] >= 60
     assert len(result["rss_mib"]) >= 20
     assert result["growth_mib"] >= 0
-    assert {"200", "left"} <= result["statuses"].keys()
+    assert result["statuses"]["200"] > 20
     assert "500" not in result["statuses"]
 
 
@@ -70,7 +70,7 @@ def test_the_front_end_of_the_embedded_engine_is_measured() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["embedded", pytest.param("vllm", marks=pytest.mark.vllm)])
 def test_the_stages_of_a_request_add_up(engine: str) -> None:
-    result = printed("waterfall.py", "--engine", engine, "--quick")
+    result = printed("waterfall.py", "--engine", engine, "--quick", "--scenes", "3")
     stages = dict(result["waterfall_ms"])
     total = stages.pop("total")
     assert sum(stages.values()) == pytest.approx(total, abs=0.05)

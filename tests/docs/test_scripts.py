@@ -1,5 +1,6 @@
 """The scripts that make figures and pages."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,22 @@ def test_every_state_of_the_automaton_has_a_place() -> None:
     from draw_automaton import TEXTS, state_after
 
     assert len({state_after(text) for text in TEXTS}) == len(automaton("region").edges)
+
+
+def test_the_waterfall_is_drawn_from_what_was_recorded(tmp_path: Path) -> None:
+    from draw_waterfall import STAGES, draw
+
+    draw(tmp_path / "none.png", tmp_path)
+    assert not (tmp_path / "none.png").exists()
+    point = {"measured": 2.0, "predicted": 2.1}
+    waterfall = dict.fromkeys(STAGES, 1.0) | {"total": float(len(STAGES))}
+    result = {
+        "waterfall_ms": waterfall,
+        "laws": {"engine": {"fitted": [point], "held_out": [point]}},
+    }
+    (tmp_path / "waterfall-embedded.json").write_text(json.dumps(result))
+    draw(tmp_path / "one.png", tmp_path)
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_output_is_parted_by_command_and_times() -> None:
