@@ -72,7 +72,7 @@ SHORT = {
     "max_tokens": "128",
     "max_prompts": "3",
     "max_batch_requests": "3",
-    "max_deadline_ms": "4000",
+    "max_deadline_ms": "45000",
 }
 """Limits under which the real model is asked thousands of times in minutes, not hours."""
 
@@ -81,7 +81,7 @@ SHORT = {
 def test_five_thousand_cases_on_the_demo_model(tmp_path: Path) -> None:
     """``make fuzz-api``; ``-s`` shows the count."""
     with demo_server(tmp_path / "log", api_keys="k", **SHORT) as (_, (url,)):
-        options = ("--max-examples", "700", "--phases", "examples,coverage,fuzzing")
+        options = ("--max-examples", "900", "--phases", "examples,coverage,fuzzing")
         cases = fuzz(url, *options, "--workers", "4")
         print(f"{cases} cases, answered with {answered(url)}")
         assert cases >= 5000

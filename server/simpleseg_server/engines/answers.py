@@ -41,11 +41,13 @@ class Choice:
         exact = logits.astype(np.float64)
         log_probs = _log_softmax(exact)
         greedy = self._temperature == 0.0 or len(exact) == 1
-        chosen = int(exact.argmax()) if greedy else self._draw(exact / self._temperature)
+        chosen = int(exact.argmax()) if greedy else self._draw(exact)
         return chosen, float(log_probs[chosen])
 
     def _draw(self, logits: NDArray[np.float64]) -> int:
-        cumulative = np.exp(_log_softmax(logits)).cumsum()
+        with np.errstate(over="ignore"):  # at a temperature next to 0 all but the largest are -inf
+            scaled = (logits - logits.max()) / self._temperature
+        cumulative = np.exp(_log_softmax(scaled)).cumsum()
         drawn = self._random.random() * cumulative[-1]
         return min(int(np.searchsorted(cumulative, drawn, side="right")), len(logits) - 1)
 
