@@ -11,8 +11,9 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
 VLLM_VENV ?= .venv-vllm
+AIPERF_VENV ?= .venv-aiperf
 
-.PHONY: demo docs test test-slow test-vllm lint format clean
+.PHONY: bench-aiperf demo docs test test-slow test-vllm lint format clean
 
 demo: $(VENV)/.installed-server
 	$(BIN)/python examples/demo.py
@@ -29,6 +30,10 @@ test-slow: $(VENV)/.installed-all
 test-vllm: $(VLLM_VENV)/.installed
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -q -m vllm
 
+# Our load generator beside another one, on the same server.
+bench-aiperf: $(VENV)/.installed-all $(AIPERF_VENV)/.installed
+	$(BIN)/python benchmarks/load_aiperf.py --aiperf $(AIPERF_VENV)/bin/aiperf --json
+
 lint: $(VENV)/.installed-all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,7 +45,7 @@ format: $(VENV)/.installed-all
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) demo-output screenshots site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(AIPERF_VENV) demo-output screenshots site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -54,9 +59,16 @@ $(VENV)/.installed-server: pyproject.toml | $(BIN)/python
 
 # Moondream's client asks for that company's own engine as well, which no client of a server needs.
 $(VENV)/.installed-all: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(TORCH) --editable '.[server,training,test,docs]'
+	$(BIN)/python -m pip install --quiet $(TORCH) --editable '.[server,training,bench,test,docs]'
 	$(BIN)/python -m pip install --quiet --no-deps 'moondream>=2.6,<3'
 	@touch $@ $(VENV)/.installed-server
+
+# It brings a web framework, a message queue and dozens of others.
+$(AIPERF_VENV)/.installed:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(AIPERF_VENV)/bin/python || $(PYTHON) -m venv $(AIPERF_VENV)
+	$(AIPERF_VENV)/bin/python -m pip install --quiet 'aiperf>=0.13,<0.14'
+	@touch $@
 
 # vLLM has an environment of its own, since it asks for other versions than the server does. The
 # audio packages that it brings do not load next to a CPU build of torch, and torchvision needs help

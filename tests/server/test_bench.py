@@ -65,7 +65,8 @@ def test_a_ramp_tells_its_capacity(url: str) -> None:
     run = invoke("--url", url, "--data", "packaged", *loads, "--requests", "2", "--json")
     assert run.exit_code == 0, run.output
     told = json.loads(run.stdout.splitlines()[-1])
-    assert told["capacity"]["rate"] == max(one["level"] for one in told["runs"])
+    assert told["capacity"]["rate"] in [one["level"] for one in told["runs"]]
+    assert len(told["runs"]) > 1
     assert "Best sustained goodput" in run.stdout
 
 
