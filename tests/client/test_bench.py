@@ -15,7 +15,8 @@ from simpleseg.bench.questions import Pictures, Question, load_questions
 from simpleseg.bench.ramp import Ramp, capacity, climb
 from simpleseg.bench.result import LoadResult, Sample
 from simpleseg.bench.wire import Endpoint, Target
-from simpleseg_polygon.geometry import ImageSize, Region
+from simpleseg_polygon.codec import parse_region
+from simpleseg_polygon.geometry import ImageSize
 from simpleseg_polygon.prompts import TARGETS
 from simpleseg_polygon.raster import region_to_rle
 from simpleseg_server.engines.base import Capabilities, GenerationRequest
@@ -170,7 +171,7 @@ def test_loads_that_share_a_checker_are_compared(questions: list[Question]) -> N
 
 @pytest.mark.parametrize("endpoint", ["segment", "chat"])
 def test_answers_are_held_to_the_truth(questions: list[Question], endpoint: Endpoint) -> None:
-    truth = region_to_rle(Region((((0.25, 0.25), (0.75, 0.25), (0.5, 0.75)),)), ImageSize(64, 96))
+    truth = region_to_rle(parse_region(TRIANGLE).value, ImageSize(64, 96))
     asked = [Question("a", questions[0].image, {"prompts": ["it"]}, (truth,))]
     wrong = Checker(Rules(truth_iou=0.9))
     with serving(ScriptedEngine([TRIANGLE])) as url:
@@ -201,6 +202,7 @@ def test_times_come_in_order(questions: list[Question], endpoint: Endpoint, stre
             assert sample.first_byte_s <= sample.first_point_s < sample.done_s
         if stream and endpoint == "chat":
             assert sample.first_token_s is not None
+            assert sample.first_point_s is not None
             assert sample.first_token_s < sample.first_point_s
     told = result.summary()
     has_tokens = stream or endpoint == "segment"

@@ -1,11 +1,13 @@
 """`simpleseg bench` as a command, on the shipped model and on a script."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -65,7 +67,8 @@ def test_a_ramp_tells_its_capacity(url: str) -> None:
     run = invoke("--url", url, "--data", "packaged", *loads, "--requests", "2", "--json")
     assert run.exit_code == 0, run.output
     told = json.loads(run.stdout.splitlines()[-1])
-    assert told["capacity"]["rate"] == max(one["level"] for one in told["runs"])
+    assert told["capacity"]["rate"] in [one["level"] for one in told["runs"]]
+    assert len(told["runs"]) > 1
     assert "Best sustained goodput" in run.stdout
 
 
@@ -134,3 +137,19 @@ def test_it_starts_a_server_of_its_own() -> None:
     told = json.loads(run.stdout.splitlines()[-1])
     assert told["server"]["model"] == "simpleseg-demo"
     assert told["runs"][0]["right"] == 2
+
+
+def test_its_server_ends_with_it() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from simpleseg.bench.servers import own_server\n"
+        "with own_server(['--engine', 'embedded']) as url:\n"
+        "    print(url, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    signal.pause()\n"
+    )
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 128 + signal.SIGTERM
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(run.stdout.strip())

@@ -1,6 +1,7 @@
 """The server under load: one of this program's own, in another process, and what any one is."""
 
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from simpleseg.protocol import MODELS_PATH, READY_PATH
 
 _START_S = 600.0
 _POLL_S = 0.1
+_TERMINATED = 128 + signal.SIGTERM  # as a shell has it
 _TOLD = re.compile(r"listening on (https?://[^\s\"]+)")
 
 
@@ -27,8 +29,9 @@ class ServerError(Exception):
 def own_server(options: Sequence[str]) -> Iterator[str]:
     """The URL of `simpleseg serve` with ``options``, ready, as long as the block lasts.
 
-    It is a process of its own, so that the generator's work does not hold its work up. Raises
-    ServerError with the log's end where it does not start.
+    It is a process of its own, so that the generator's work does not hold its work up. For the
+    main thread, since it ends the server on SIGTERM too. Raises ServerError with the log's end
+    where it does not start.
     """
     command = [sys.executable, "-m", "simpleseg.cli", "serve"]
     command += ["--host", "127.0.0.1", "--port", "0", *options]
@@ -36,11 +39,14 @@ def own_server(options: Sequence[str]) -> Iterator[str]:
         log = Path(folder) / "log"
         with log.open("wb") as stream:
             process = subprocess.Popen(command, stderr=stream)
+        # A signal that ends this program must not leave the server behind.
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
         try:
             yield _ready(process, log)
         finally:
             process.terminate()
             process.wait(60)
+            signal.signal(signal.SIGTERM, before)
 
 
 def _ready(process: subprocess.Popen[bytes], log: Path) -> str:
