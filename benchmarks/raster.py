@@ -94,11 +94,12 @@ def by_pillow(region: Region, size: ImageSize) -> Any:
 
 
 def by_scikit_image(region: Region, size: ImageSize) -> Any:
-    from skimage.draw import polygon
+    from skimage import draw
 
+    fill: Any = draw.polygon
     mask = np.zeros(size, np.uint8)
     for ring in scaled_rings(region, size):
-        mask[polygon(ring[:, 1] - 0.5, ring[:, 0] - 0.5, size)] = 1
+        mask[fill(ring[:, 1] - 0.5, ring[:, 0] - 0.5, size)] = 1
     return coco.encode(np.asfortranarray(mask))
 
 
