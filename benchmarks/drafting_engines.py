@@ -44,7 +44,7 @@ def measure(name: EngineName, limit: int) -> dict[str, Any]:
         **said,
         "of": limit,
         "identical_answers": sum(a.text == b.text for a, b in zip(on, off, strict=True)),
-        "differences": _differences(on, off),
+        "differences": differences(on, off),
         "tokens": sum(a.usage.completion_tokens for a in on),
         "steps_per_token": steps_per_token(on),
         "steps_per_token_off": steps_per_token(off),
@@ -105,18 +105,18 @@ async def answer(engine: Engine, request: GenerationRequest) -> Answer:
     return Answer("".join(delta.text for delta in deltas), tokens, usage, seconds)
 
 
-def _differences(on: list[Answer], off: list[Answer]) -> list[dict[str, Any]]:
+def differences(ones: list[Answer], others: list[Answer]) -> list[dict[str, Any]]:
     """Where answers part: the tokens chosen there, with their log-probabilities. Those of a tie are
     nearly the same."""
     found = []
-    for scene, (one, other) in enumerate(zip(on, off, strict=True)):
+    for scene, (one, other) in enumerate(zip(ones, others, strict=True)):
         pairs = enumerate(zip(one.tokens, other.tokens, strict=False))
         parting = next(((at, a, b) for at, (a, b) in pairs if a.text != b.text), None)
         if parting is not None:
             at, a, b = parting
+            logprobs = [round(a.logprob, 4), round(b.logprob, 4)]
             found.append(
-                {"scene": scene, "token": at}
-                | {"on": [a.text, round(a.logprob, 4)], "off": [b.text, round(b.logprob, 4)]}
+                {"scene": scene, "at": at, "tokens": [a.text, b.text], "logprobs": logprobs}
             )
     return found
 

@@ -94,3 +94,11 @@ def test_the_front_end_of_vllm_is_measured() -> None:
     result = printed("front_end.py", "--quick", "--scenes", "2")
     assert result["engine"] == "vllm"
     assert result["front_end_ms"] < result["segment_p50_ms"]
+
+
+@pytest.mark.vllm
+def test_the_engines_write_the_same_tokens() -> None:
+    result = printed("parity.py", "--limit", "2")
+    assert result["ways"]["embedded, alone"]["identical"] == 2
+    for counts in result["ways"].values():
+        assert counts["identical"] + len(counts["differences"]) == 2
