@@ -5,10 +5,11 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ def bench(
 
 
 @contextmanager
-def _usage() -> Iterator[None]:
+def _usage() -> Generator[None]:
     """Turn what is wrong with the options into a Failure with status 2."""
     try:
         yield
@@ -157,9 +158,8 @@ def _usage() -> Iterator[None]:
 def _require_extra() -> None:
     """Before a server is started; what needs them imports them when it runs."""
     with extra("bench"):
-        import aiohttp  # noqa: F401
-        import hdrh.histogram  # noqa: F401
-        import matplotlib.figure  # noqa: F401
+        for name in ("aiohttp", "hdrh.histogram", "matplotlib.figure"):
+            import_module(name)
 
 
 def _tell(report: Report, output: Path | None, *, as_json: bool) -> None:
@@ -234,7 +234,7 @@ def _questions(
 
 
 @contextmanager
-def _server(base_url: str | None, engine: EngineName, model: str | None) -> Iterator[str]:
+def _server(base_url: str | None, engine: EngineName, model: str | None) -> Generator[str]:
     """The URL of the server to measure; one that is started here ends with the block."""
     try:
         if base_url is not None:
@@ -280,7 +280,7 @@ def _mean_bytes(questions: Sequence[Question]) -> int:
     return sum(sizes) // len(sizes)
 
 
-def _versions() -> Iterator[tuple[str, str]]:
+def _versions() -> Generator[tuple[str, str]]:
     """Of what is installed here, where the generator runs."""
     for package in _PACKAGES:
         try:

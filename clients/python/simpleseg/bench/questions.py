@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from PIL import Image, ImageOps
 
@@ -122,11 +122,12 @@ def _with_truth(folder: Path, pictures: Pictures) -> list[Question]:
 
 def _of_entry(entry: Entry, number: int, pictures: Pictures) -> Question:
     fields = {name: value for name, value in entry.fields.items() if name != "image"}
+    given: Any = entry.fields.get("image")
+    image: dict[str, Any] = {"base64": given}
     if entry.path is not None:
         image = _file(entry.path, number, pictures)
-    else:
-        given = entry.fields["image"]
-        image = given if isinstance(given, dict) else {"base64": given}
+    elif isinstance(given, dict):
+        image = cast(dict[str, Any], given)
     return Question(entry.name, image, fields)
 
 

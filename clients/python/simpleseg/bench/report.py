@@ -1,5 +1,8 @@
 """A benchmark's outcome as JSON, as Markdown and as a picture."""
 
+# matplotlib tells the types of some arguments only.
+# pyright: reportUnknownMemberType=false
+
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,8 @@
 """What a load came to: samples, and the figures made of them."""
 
+# The histogram's library has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -63,14 +66,14 @@ def histogram(values_s: Iterable[float]) -> "HdrHistogram":
 
 def percentiles_ms(values_s: Iterable[float]) -> dict[str, float] | None:
     """Percentiles, mean and maximum in milliseconds, and of how many; None of nothing."""
-    made = histogram(values_s)
+    made: Any = histogram(values_s)
     if not made.get_total_count():
         return None
-    points = {name: made.get_value_at_percentile(at) for name, at in PERCENTILES.items()}
-    points |= {"mean": made.get_mean_value(), "max": made.get_max_value()}
-    return {name: round(us / 1e3, 3) for name, us in points.items()} | {
-        "count": made.get_total_count()
-    }
+    points_us: dict[str, float] = {"mean": made.get_mean_value(), "max": made.get_max_value()}
+    for name, at in PERCENTILES.items():
+        points_us[name] = made.get_value_at_percentile(at)
+    points_ms = {name: round(us / 1e3, 3) for name, us in points_us.items()}
+    return points_ms | {"count": made.get_total_count()}
 
 
 @dataclass(frozen=True)
@@ -201,8 +204,12 @@ class LoadResult:
             "mean_iou": None if self.mean_truth_iou is None else round(self.mean_truth_iou, 4),
             "image_reuse": round(self.reuse_share, 3),
             "generator": self._generator(),
-            "latency_hdr": histogram(one.latency_s for one in self.answered).encode().decode(),
+            "latency_hdr": self._latency_hdr(),
         }
+
+    def _latency_hdr(self) -> str:
+        made: Any = histogram(one.latency_s for one in self.answered)
+        return str(made.encode(), "ascii")
 
     def _generator(self) -> dict[str, float]:
         """What this program itself cost, while it measured."""

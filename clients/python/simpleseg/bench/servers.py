@@ -6,10 +6,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 
@@ -26,7 +26,7 @@ class ServerError(Exception):
 
 
 @contextmanager
-def own_server(options: Sequence[str]) -> Iterator[str]:
+def own_server(options: Sequence[str]) -> Generator[str]:
     """The URL of `simpleseg serve` with ``options``, ready, as long as the block lasts.
 
     It is a process of its own, so that the generator's work does not hold its work up. For the
@@ -40,13 +40,17 @@ def own_server(options: Sequence[str]) -> Iterator[str]:
         with log.open("wb") as stream:
             process = subprocess.Popen(command, stderr=stream)
         # A signal that ends this program must not leave the server behind.
-        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+        before = signal.signal(signal.SIGTERM, _end)
         try:
             yield _ready(process, log)
         finally:
             process.terminate()
             process.wait(60)
             signal.signal(signal.SIGTERM, before)
+
+
+def _end(*_: object) -> None:
+    sys.exit(_TERMINATED)
 
 
 def _ready(process: subprocess.Popen[bytes], log: Path) -> str:
@@ -81,7 +85,9 @@ def identity(base_url: str, api_key: str | None) -> dict[str, Any]:
 
 def _object(response: httpx2.Response) -> dict[str, Any]:
     try:
-        content = response.json()
+        content: Any = response.json()
     except ValueError:
         return {}
-    return content if response.is_success and isinstance(content, dict) else {}
+    if not response.is_success or not isinstance(content, dict):
+        return {}
+    return cast(dict[str, Any], content)

@@ -7,7 +7,7 @@ only the answer itself is parsed.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from simpleseg.bench.questions import Question
 from simpleseg.errors import InvalidInputError
@@ -97,12 +97,12 @@ def _image_url(image: Mapping[str, str]) -> str:
 
 
 def _phrase(prompt: PromptItem) -> str:
-    polygons = prompt.polygons and tuple(tuple(Point(*xy) for xy in p) for p in prompt.polygons)
+    rings = tuple(tuple(Point(*xy) for xy in ring) for ring in prompt.polygons or ())
     return phrase(
         text=prompt.text,
         point=Point(*prompt.point) if prompt.point else None,
         box=Box(*prompt.box) if prompt.box else None,
-        region=Region(polygons) if polygons else None,
+        region=Region(rings) if rings else None,
     )
 
 
@@ -152,7 +152,8 @@ def read_chat(content: Mapping[str, Any]) -> Answer:
     """The answer of the chat endpoint, unstreamed. Raises AnswerError."""
     try:
         choice = content["choices"][0]
-        tokens = (content.get("usage") or {}).get("completion_tokens")
+        usage: Mapping[str, Any] = content.get("usage") or {}
+        tokens = usage.get("completion_tokens")
         return chat_answer(choice["message"]["content"], choice["finish_reason"], tokens)
     except (KeyError, IndexError, TypeError) as error:
         raise AnswerError("not an answer of a chat") from error
@@ -303,15 +304,15 @@ def _fields(events: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
 
 def _parsed(data: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(data)
+        content: Any = json.loads(data)
     except ValueError as error:
         raise AnswerError("not JSON") from error
     if not isinstance(content, dict):
         raise AnswerError("not an object")
-    return content
+    return cast(dict[str, Any], content)
 
 
 def _stream_error(content: Mapping[str, Any]) -> AnswerError:
-    error = content.get("error")
-    code = error.get("code") if isinstance(error, dict) else None
-    return AnswerError(f"stream {code or 'error'}")
+    error: Any = content.get("error")
+    told = cast(dict[str, Any], error) if isinstance(error, dict) else {}
+    return AnswerError(f"stream {told.get('code') or 'error'}")
