@@ -40,9 +40,10 @@ def make_engine(
     upstreams: Mapping[str, Any] | None = None,
 ) -> Engine:
     """An engine that has loaded nothing yet (for vLLM on a CPU, a process begins to import it).
-    ``vllm_options`` are fields of ``VllmOptions``;
-    ``adapters`` are given as ``NAME=PATH``. ``upstreams`` are arguments of ``remote_options``. Only
-    the remote engine does without a checkpoint.
+
+    ``vllm_options`` are fields of ``VllmOptions``; ``adapters`` are given as ``NAME=PATH``.
+    ``upstreams`` are arguments of ``remote_options``. Only the remote engine does without a
+    checkpoint.
 
     Raises ValueError for the options of another engine, where vLLM is not installed, and for a
     checkpoint that the engine cannot run, or not without code that nobody has allowed.

@@ -38,7 +38,7 @@ from simpleseg_server.engines.item_limit import (
     items_within,
 )
 from simpleseg_server.engines.prompting import Prompter
-from simpleseg_server.engines.vllm import VllmEngine
+from simpleseg_server.engines.vllm import ANSWERS_PER_TALLY, VllmEngine
 from simpleseg_server.engines.vllm_backend import (
     Adapter,
     Chunk,
@@ -203,6 +203,8 @@ def test_chunks_become_deltas(bench: Bench, tokens_per_chunk: int) -> None:
 
 def test_drafts_have_kinds_where_the_counts_agree(bench: Bench) -> None:
     """Chunks as vLLM's steps give them: a draft's right tokens, and one more."""
+    outcomes = answers(bench.engine, [ask(0)] * (ANSWERS_PER_TALLY - len(TARGETS)))
+    assert {draft.kind for outcome in outcomes for draft in outcome.usage.drafts} == {"unknown"}
     model = bench.engine._model
     assert model is not None
     assert model.drafter is not None
