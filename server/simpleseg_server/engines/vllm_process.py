@@ -15,11 +15,7 @@ from types import ModuleType
 from simpleseg_server.engines import vllm_environment
 from simpleseg_server.supervision.parent import end_with
 
-_IMPORTED = [
-    "vllm.v1.engine.core",
-    "vllm.v1.worker.cpu_worker",
-    "simpleseg_server.engines.drafter",
-]
+_PRELOADED = "simpleseg_server.engines.vllm_preload"
 _SERVER_PID = "OWNER_OF_VLLM_PID"
 
 
@@ -29,7 +25,7 @@ def begin() -> None:
     vllm_environment.prepare()
     os.environ[_SERVER_PID] = str(os.getpid())
     if vllm_environment.is_for_cpu():
-        multiprocessing.set_forkserver_preload(_IMPORTED)
+        multiprocessing.set_forkserver_preload([_PRELOADED])
         forkserver.ensure_running()
 
 
