@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from simpleseg_server.engines.vllm_backend import Adapter
 
 EngineKind = Literal["auto", "embedded", "vllm", "remote"]
-_EMBEDDED_IMPORTS = ("simpleseg_server.engines.transformers",)
+_PRELOADED = "simpleseg_server.engines.embedded_preload"
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,17 @@ def best_engine() -> tuple[EngineKind, str]:
     return "vllm", "vLLM is installed and torch sees a GPU"
 
 
-def begin_early(kind: EngineKind) -> None:
+def begin_early(kind: EngineKind, *, is_supervised: bool = False) -> None:
     """Start what ``make_engine`` will need and what can run beside the imports until then."""
     if kind == "vllm" and is_vllm_installed():
         from simpleseg_server.engines import vllm_process
 
         vllm_process.begin()
+    is_embedded = kind == "embedded" or (kind == "auto" and not is_vllm_installed())
+    if is_embedded and is_supervised:
+        from simpleseg_server.supervision.process import preload
+
+        preload(_PRELOADED)
 
 
 @without_collection()
@@ -112,7 +117,7 @@ def _supervised_embedded(
     from simpleseg_server.supervision.process import ProcessEngine, preload
     from simpleseg_server.supervision.supervisor import SupervisedEngine
 
-    preload(_EMBEDDED_IMPORTS)
+    preload(_PRELOADED)
     return SupervisedEngine(
         lambda most: ProcessEngine(_Embedded(checkpoint, most, draft), supervision.patience),
         max_batch=max_batch,
@@ -142,9 +147,11 @@ def _vllm_engine(
         values["adapters"] = _adapters(values["adapters"], Profile.load(checkpoint).name)
     options = VllmOptions(draft=draft, **values)
 
+    patience = None if supervision is None else supervision.patience
+
     def make(most: int | None) -> Engine:
         sized = options if most is None else replace(options, max_num_seqs=most)
-        return VllmEngine(checkpoint, sized, patience=supervision and supervision.patience)
+        return VllmEngine(checkpoint, sized, patience=patience)
 
     if supervision is None:
         return make(max_batch)

@@ -105,9 +105,10 @@ class VllmEngine:
         self._running: set[str] = set()
         self._begun = itertools.count()
         self._is_closed = False
-        self._vitals = patience and Vitals(
-            self._process_ids, self._in_process, patience, has_heart=False
-        )
+        self._vitals: Vitals | None = None
+        if patience is not None:
+            running = self._in_process
+            self._vitals = Vitals(self._process_ids, running, patience, has_heart=False)
         self._stuck: Verdict | None = None
 
     @property

@@ -7,6 +7,7 @@ one.
 
 import asyncio
 import copy
+import gc
 import logging
 import multiprocessing
 import os
@@ -39,6 +40,7 @@ _NO_MEMORY = ("allocate memory", "not enough memory", "out of memory")
 
 def main(connection: Connection, make: Callable[[], Engine], log_level: int) -> None:
     """Where the process begins; never returns."""
+    gc.freeze()  # a collection would copy every page that is shared with the other processes
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     server = multiprocessing.parent_process()

@@ -33,11 +33,11 @@ _TOKENIZE_S = 5.0
 _started: "weakref.WeakSet[BaseProcess]" = weakref.WeakSet()
 
 
-def preload(modules: Sequence[str]) -> None:
-    """Begin to import, in a process of its own with a single thread, what engines need: each is
-    forked from it, and starts without importing. Call it before the first of them; returns at
-    once."""
-    multiprocessing.set_forkserver_preload(list(modules))
+def preload(module: str) -> None:
+    """Begin to import a module, in a process of its own with a single thread, from which engines
+    are forked: they start without importing. Call it before the first of them; returns at once.
+    Idempotent."""
+    multiprocessing.set_forkserver_preload([module])
     forkserver.ensure_running()
 
 
@@ -165,7 +165,8 @@ class ProcessEngine:
         self._send(wire.Tokenize(number, text))
         try:
             async with asyncio.timeout(_TOKENIZE_S):
-                return await told
+                ids: Sequence[int] = await told
+                return ids
         except TimeoutError:
             raise EngineDeadError("the engine's process does not tokenize") from None
         finally:
@@ -175,7 +176,8 @@ class ProcessEngine:
         """Stream the answer; closing the iterator cancels it. Raises EngineError."""
         self.check_health()
         number = next(self._numbers)
-        self._answers[number] = received = asyncio.Queue()
+        received: asyncio.Queue[Delta | EngineError] = asyncio.Queue()
+        self._answers[number] = received
         is_over = False
         try:
             self._send(wire.Ask(number, request))

@@ -2,8 +2,8 @@
 
 Nothing that a stuck process says of itself can be believed, so two things are looked at: what it
 gives away by working (heartbeats of its event loop, tokens of its answers), and what the kernel
-knows of it. A process that is silent and uses no CPU time is stuck; one that computes gets more patience,
-since a long prompt on a slow machine is no fault.
+knows of it. A process that is silent and uses no CPU time is stuck; one that computes gets more
+patience, since a long prompt on a slow machine is no fault.
 """
 
 import os
