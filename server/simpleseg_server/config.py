@@ -20,10 +20,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from simpleseg_server.engines.choose import EngineKind
+from simpleseg_server.engines.choose import EngineKind, Supervision
 from simpleseg_server.engines.dialects import Dialect
 from simpleseg_server.engines.picture import ImageFormat
 from simpleseg_server.fetch_rules import WEB_PORTS, Rules, listed_host, target_of
+from simpleseg_server.supervision.vitals import Patience
 
 MIB = 2**20
 
@@ -133,6 +134,15 @@ class Settings(BaseModel):
     """Answers decoded together; without it, 8, or 32 with vLLM and with upstreams."""
     draft: bool = True
     """Verify drafted tokens: fewer steps, the same answers."""
+    supervise: bool = True
+    """Restart an engine that dies or hangs, and ask it again what was not answered; the embedded
+    engine then has a process of its own. Not with upstreams, which are tried again anyway."""
+    spare: bool = False
+    """embedded: a second process with the model loaded, which takes over when the first one dies;
+    it takes as much memory again."""
+    engine_stall_timeout_s: Seconds = 60.0
+    """Time in which a supervised engine that computes must write a token of any answer; one that
+    computes nothing is restarted after 2 s."""
     dtype: str | None = None
     """vLLM: auto, bfloat16, float16 or float32."""
     quantization: str | None = None
@@ -278,6 +288,9 @@ class Settings(BaseModel):
             if getattr(self, name) is not None and not self.has_keys:
                 message = "{name} counts by API key, and there is none"
                 raise PydanticCustomError("needs_keys", message, {"name": name})
+        if self.spare and not (self.supervise and self.engine in ("auto", "embedded")):
+            message = "spare is for the embedded engine, supervised"
+            raise PydanticCustomError("spare_needs_embedded", message)
         if self.image_urls == "off" and self.image_url_hosts:
             message = "image_url_hosts lists hosts, and image_urls is off"
             raise PydanticCustomError("needs_image_urls", message)
@@ -327,7 +340,15 @@ class Settings(BaseModel):
             "idle_s": self.upstream_idle_timeout_s,
         }
 
+    def supervision(self) -> Supervision | None:
+        """How a local engine is kept running; None where it is not."""
+        if not self.supervise:
+            return None
+        return Supervision(Patience(stall_s=self.engine_stall_timeout_s), self.spare)
+
     def without_access(self) -> "Settings":
-        """The same for a server inside this process, where keys would guard nothing."""
+        """The same for a server inside this process, where keys would guard nothing, and which an
+        engine may end."""
         nothing = dict.fromkeys(("requests_per_minute", "max_concurrent_requests", "api_keys_file"))
-        return self.model_copy(update={**nothing, "api_keys": ()})
+        own = {"api_keys": (), "supervise": False, "spare": False}
+        return self.model_copy(update={**nothing, **own})

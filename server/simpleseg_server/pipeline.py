@@ -73,6 +73,7 @@ _REFUSALS: dict[PromptFault, str] = {
     "conversation_unsupported": "the model reads no conversation of this form",
     "grammar_rejected": "the grammar is not one that the engine can follow",
     "prompt_refused": "the server that runs the model does not take this prompt",
+    "request_poisoned": "the engine stopped twice while it worked on this request",
 }
 
 

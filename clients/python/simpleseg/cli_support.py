@@ -124,6 +124,7 @@ def application_of(settings: "Settings", on_failure: Callable[[], None]) -> "Fas
             draft=settings.draft,
             vllm_options=settings.vllm_options(),
             upstreams=settings.remote_options(),
+            supervision=settings.supervision(),
         )
     except ValueError as error:
         raise Failure(str(error)) from error
