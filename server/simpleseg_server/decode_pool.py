@@ -57,12 +57,20 @@ class _Nursery:
         with theirs:
             number = theirs.fileno()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE, str(number), json.dumps(asdict(limits))],
+                # Without site: it runs what packages want to be run at every start.
+                [
+                    sys.executable,
+                    "-S",
+                    "-P",
+                    "-m",
+                    _MODULE,
+                    str(number),
+                    json.dumps(asdict(limits)),
+                ],
                 pass_fds=[number],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                # Of the server's environment only where modules are: the rest holds keys.
-                env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=_environment(),
                 start_new_session=True,
             )
 
@@ -203,6 +211,12 @@ class DecodePool:
         is_late = status == -signal.SIGPROF or isinstance(error, TimeoutError)
         self._on_death("timeout" if is_late else "crash")
         return "image_decode_timeout" if is_late else "image_decode_failed"
+
+
+def _environment() -> dict[str, str]:
+    """Of the server's only where libraries are: the rest holds keys."""
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **kept}
 
 
 def _ask(channel: socket.socket, reading: Reading, timeout_s: float) -> Picture:

@@ -110,6 +110,7 @@ def _pool(settings: Settings, metrics: Metrics) -> DecodePool | None:
         max_pixels=settings.max_image_pixels,
         max_metadata_bytes=settings.max_image_metadata_bytes,
     )
+
     def count(death: Death) -> None:
         metrics.decoder_deaths.labels(death).inc()
 

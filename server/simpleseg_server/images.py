@@ -94,7 +94,7 @@ def decode(
 
 def _check_size(size: ImageSize, settings: Settings, param: str) -> None:
     long, short = max(size), min(size)
-    if 1 <= short and long > settings.max_image_aspect * short:
+    if short >= 1 and long > settings.max_image_aspect * short:
         message = f"one side may be at most {settings.max_image_aspect:g} times the other"
         raise ApiError(422, "image_aspect_ratio", message, param=param)
     if short < 1 or long > settings.max_image_side_px:

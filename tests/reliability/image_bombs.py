@@ -64,11 +64,11 @@ def _of_pixels() -> Iterator[Bomb]:
         yield Bomb(f"WebP canvas of {side} squared", make.webp_canvas(side, side), TOO_MANY)
     yield Bomb("WebP of 34 bytes", make.webp_header(16_383, 10_000), TOO_MANY)
     yield Bomb("WebP of 34 bytes, largest", make.webp_header(16_384, 16_384), TOO_MANY)
-    yield Bomb(
-        "JPEG, progressive", make.resized_header(progressive, 30_000, 30_000), TOO_MANY
-    )
+    yield Bomb("JPEG, progressive", make.resized_header(progressive, 30_000, 30_000), TOO_MANY)
     yield Bomb("GIF frame beyond its canvas", make.gif((8, 8), (30_000, 30_000)), TOO_MANY)
-    yield Bomb("PNG of 16 bits, no data", make.png(32_000, 32_000, b"", bits=16, colour=6), TOO_MANY)
+    yield Bomb(
+        "PNG of 16 bits, no data", make.png(32_000, 32_000, b"", bits=16, colour=6), TOO_MANY
+    )
 
 
 def _of_sides() -> Iterator[Bomb]:

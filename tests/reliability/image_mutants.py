@@ -9,9 +9,43 @@ from PIL import Image
 
 from . import image_files as make
 
-_INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1)
-_MARKS = (b"\xff\xd8", b"\xff\xda", b"\xff\xc0", b"\xff\xc4", b"\xff\xd9", b"IHDR", b"IDAT", b"IEND")
-_MARKS += (b"PLTE", b"tRNS", b"acTL", b"VP8 ", b"VP8L", b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"!\xf9\x04")
+_INTERESTING = (
+    0,
+    1,
+    2,
+    0x7F,
+    0x80,
+    0xFF,
+    0x100,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+)
+_MARKS = (
+    b"\xff\xd8",
+    b"\xff\xda",
+    b"\xff\xc0",
+    b"\xff\xc4",
+    b"\xff\xd9",
+    b"IHDR",
+    b"IDAT",
+    b"IEND",
+)
+_MARKS += (
+    b"PLTE",
+    b"tRNS",
+    b"acTL",
+    b"VP8 ",
+    b"VP8L",
+    b"VP8X",
+    b"ANIM",
+    b"ANMF",
+    b"ALPH",
+    b"!\xf9\x04",
+)
 
 
 def seeds() -> list[bytes]:

@@ -362,7 +362,9 @@ def test_A17_palettes_and_few_bits(app: App) -> None:
         assert difference(seen.pixels, table[few]) == 0
         if bits < 8:
             levels = few * (255 // (2**bits - 1))
-            rows = np.packbits(np.unpackbits(few[..., None], axis=2)[..., -bits:].reshape(64, -1), 1)
+            rows = np.packbits(
+                np.unpackbits(few[..., None], axis=2)[..., -bits:].reshape(64, -1), 1
+            )
             lines = b"".join(b"\0" + row.tobytes() for row in rows)
             data = make.png(96, 64, zlib.compress(lines), bits=bits, colour=0)
             assert difference(app.see(data).pixels, reference.of_grey(levels)) == 0

@@ -13,8 +13,8 @@ from PIL import Image
 
 from simpleseg_polygon.geometry import WHOLE, Box, ImageSize
 from simpleseg_server.config import Settings
-from simpleseg_server.errors import ApiError
 from simpleseg_server.data_urls import decode_base64, decode_data_url
+from simpleseg_server.errors import ApiError
 from simpleseg_server.image_headers import sniff
 from simpleseg_server.images import DecodedImage, decode, image_key, judged
 from simpleseg_server.pixels import EngineSize, guard_pillow

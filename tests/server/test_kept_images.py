@@ -14,8 +14,8 @@ from simpleseg_server.engines.scripted import Reply
 from simpleseg_server.errors import ApiError
 from simpleseg_server.image_store import ImageStore
 from simpleseg_server.images import DecodedImage, decode, judged
-from simpleseg_server.pixels import EngineSize
 from simpleseg_server.pipeline import Segmenter
+from simpleseg_server.pixels import EngineSize
 
 from .asking import answer, post, refusal
 from .conftest import encoded
