@@ -13,7 +13,7 @@ TORCH ?= torch==2.13.0
 VLLM_VENV ?= .venv-vllm
 AIPERF_VENV ?= .venv-aiperf
 
-.PHONY: demo train-demo docs test test-slow fuzz-api fuzz-images test-vllm bench-aiperf lint format clean
+.PHONY: demo train-demo docs test test-slow catalogue fuzz-api fuzz-images test-vllm bench-aiperf lint format clean
 
 demo: $(VENV)/.installed-server
 	$(BIN)/python examples/demo.py
@@ -54,6 +54,10 @@ test: lint
 
 test-slow: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -q -m "slow and not vllm"
+
+# Which faults of tests/reliability/catalogue.toml a test proves.
+catalogue: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -qq --collect-only --catalogue
 
 # Requests made from the OpenAPI document, and from its negation, to a server with the shipped model.
 fuzz-api: $(VENV)/.installed-all

@@ -1,13 +1,24 @@
-"""Where tests with the real vLLM run: in an environment that has it, and nowhere else."""
+"""Where tests with the real vLLM run, and which rows of the catalogue of faults tests prove."""
 
 from importlib.util import find_spec
 
 import pytest
 
+from .reliability.catalogue import proven, report
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+_PROVEN = pytest.StashKey[set[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "print which rows of tests/reliability/catalogue.toml the collected tests prove"
+    parser.addoption("--catalogue", action="store_true", help=text)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked ``vllm`` are skipped without vLLM. What vLLM and torchvision warn of on import
     is not ours, so their warnings are no errors."""
+    config.stash[_PROVEN] = proven(items)
     for item in items:
         if item.get_closest_marker("vllm") is None:
             continue
@@ -15,3 +26,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if find_spec("vllm") is None:
             reason = "vllm is not installed; `make test-vllm` installs it"
             item.add_marker(pytest.mark.skip(reason))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if config.getoption("--catalogue") and _PROVEN in config.stash:
+        terminalreporter.section("catalogue of faults")
+        for line in report(config.stash[_PROVEN]):
+            terminalreporter.line(line)

@@ -282,7 +282,7 @@ class Settings(BaseModel):
     keep_alive_s: Seconds = 10.0
     """Silence after which a stream gets a comment, so that nobody takes it for dead."""
     worker_threads: Positive = 2
-    """Threads that rasterise and have images decoded, each one at a time; so many processes decode."""
+    """Threads that rasterise, and have images decoded by as many processes."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":

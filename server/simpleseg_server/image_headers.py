@@ -33,9 +33,8 @@ def header_size(data: bytes, name: str) -> ImageSize | None:
     """The size in the header of a file of the format ``name``, as it is stored; None where there
     is none, or none within ``MAX_STEPS``.
 
-    >>> header_size(b"GIF89a" + bytes([8, 0, 4, 0, 0, 0, 0]) + b",\\0\\0\\0\\0" + bytes([9, 0, 1, 0]),
-    ...     "GIF")
-    ImageSize(height=4, width=9)
+    >>> header_size(b"RIFF    WEBPVP8L    " + bytes([0x2F, 31, 0xC0, 3, 0]), "WEBP")
+    ImageSize(height=16, width=32)
     """
     try:
         return _SIZES[name](data)

@@ -19,8 +19,8 @@ from simpleseg_server.telemetry import Metrics
 
 @dataclass(frozen=True)
 class Services:
-    """Settings, the engine's keeper, metrics, the threads that decode, or wait for it, and rasterise, and the
-    network that images are fetched from, None for the world's."""
+    """Settings, the engine's keeper, metrics, the threads that rasterise and have images decoded,
+    and the network that images are fetched from, None for the world's."""
 
     settings: Settings
     keeper: EngineKeeper

@@ -28,6 +28,7 @@ NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
         ({"retry-after": "Tue, 99 Jan 2030 12:00:10 GMT"}, None),
     ],
 )
+@pytest.mark.catalogue("K1")
 def test_requested_delay(headers: dict[str, str], seconds: float | None) -> None:
     assert requested_delay_s(headers, NOW) == seconds
 
@@ -56,5 +57,6 @@ def test_retry_delay(status: int, headers: dict[str, str], seconds: float | None
 
 
 @given(st.integers(0, 60), st.floats(0, 1, exclude_max=True))
+@pytest.mark.catalogue("K1")
 def test_backoff_stays_within_bounds(attempt: int, draw: float) -> None:
     assert 0.375 <= backoff_s(attempt, lambda: draw) <= 8.0

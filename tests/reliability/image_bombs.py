@@ -176,7 +176,8 @@ def cost(canary: Canary, bomb: Bomb, repeats: int = 1) -> Cost:
     """Put a bomb to a server; memory is that of the first time."""
     children = decoders(canary)
     before = {process: _reset(process) for process in (canary.process, *children)}
-    times, grown = [], {}
+    times: list[float] = []
+    grown: dict[psutil.Process, float] = {}
     for _ in range(repeats):
         began = time.perf_counter()
         response = post(canary, bomb.data)

@@ -9,42 +9,12 @@ from PIL import Image
 
 from . import image_files as make
 
-_INTERESTING = (
-    0,
-    1,
-    2,
-    0x7F,
-    0x80,
-    0xFF,
-    0x100,
-    0x7FFF,
-    0x8000,
-    0xFFFF,
-    2**31 - 1,
-    2**31,
-    2**32 - 1,
-)
+_NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1)
 _MARKS = (
-    b"\xff\xd8",
-    b"\xff\xda",
-    b"\xff\xc0",
-    b"\xff\xc4",
-    b"\xff\xd9",
-    b"IHDR",
-    b"IDAT",
-    b"IEND",
-)
-_MARKS += (
-    b"PLTE",
-    b"tRNS",
-    b"acTL",
-    b"VP8 ",
-    b"VP8L",
-    b"VP8X",
-    b"ANIM",
-    b"ANMF",
-    b"ALPH",
-    b"!\xf9\x04",
+    *(bytes([0xFF, marker]) for marker in (0xC0, 0xC2, 0xC4, 0xD0, 0xD8, 0xD9, 0xDA, 0xDB, 0xE1)),
+    *(b"IHDR", b"PLTE", b"tRNS", b"acTL", b"fcTL", b"IDAT", b"fdAT", b"IEND"),
+    *(b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"EXIF"),
+    *(b"!\xf9\x04", b"!\xfe", b",", b";"),
 )
 
 
@@ -110,7 +80,7 @@ def _overwrite(rng: random.Random, data: bytearray, _: list[bytes]) -> None:
 
 
 def _number(rng: random.Random, data: bytearray, _: list[bytes]) -> None:
-    at, value = _at(rng, data), rng.choice(_INTERESTING)
+    at, value = _at(rng, data), rng.choice(_NUMBERS)
     form = rng.choice(["<H", ">H", "<I", ">I"])
     new = struct.pack(form, value % 2 ** (16 if form[1] == "H" else 32))
     data[at : at + len(new)] = new

@@ -9,7 +9,8 @@ Pixels = NDArray[np.uint8]
 
 
 def _rounded(values: NDArray[Any]) -> Pixels:
-    return np.rint(values).astype(np.uint8)
+    pixels: Pixels = np.rint(values).astype(np.uint8)
+    return pixels
 
 
 def of_grey(levels_hw: NDArray[Any]) -> Pixels:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from simpleseg_server.engines.base import Engine
 from simpleseg_server.engines.profiles import Profile, known_profile
+from simpleseg_server.imports import without_collection
 
 if TYPE_CHECKING:
     from simpleseg_server.engines.remote import RemoteOptions
@@ -30,6 +31,15 @@ def best_engine() -> tuple[EngineKind, str]:
     return "vllm", "vLLM is installed and torch sees a GPU"
 
 
+def begin_early(kind: EngineKind) -> None:
+    """Start what ``make_engine`` will need and what can run beside the imports until then."""
+    if kind == "vllm" and is_vllm_installed():
+        from simpleseg_server.engines import vllm_process
+
+        vllm_process.begin()
+
+
+@without_collection()
 def make_engine(
     kind: EngineKind,
     checkpoint: str | None,
@@ -77,9 +87,7 @@ def _vllm_engine(
         )
     trusted = bool(given.get("trust_remote_code"))
     known_profile(checkpoint).require(checkpoint, trust_remote_code=trusted)
-    from simpleseg_server.engines import vllm_process
-
-    vllm_process.begin()  # before the imports that follow, to run beside them
+    begin_early("vllm")
     from simpleseg_server.engines.vllm import VllmEngine
     from simpleseg_server.engines.vllm_backend import VllmOptions
 

@@ -48,6 +48,7 @@ from simpleseg_server.engines.vllm_backend import (
     VllmOptions,
 )
 from simpleseg_server.engines.warm_up import warm_up_request
+from simpleseg_server.imports import without_collection
 
 ANSWERS_PER_TALLY = 16
 _TAIL_TOKENS = 8  # more than a coordinate has
@@ -58,7 +59,7 @@ def start_vllm(launch: Launch) -> Backend:
     from simpleseg_server.engines import vllm_process
 
     vllm_process.begin()
-    with stage("import_vllm"):
+    with stage("import_vllm"), without_collection():
         from simpleseg_server.engines.vllm_compat import VllmBackend
 
     return VllmBackend.start(launch)

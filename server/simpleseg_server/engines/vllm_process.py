@@ -16,11 +16,7 @@ from types import ModuleType
 
 from simpleseg_server.engines import vllm_environment
 
-_IMPORTED = [
-    "vllm.v1.engine.core",
-    "vllm.v1.worker.cpu_worker",
-    "simpleseg_server.engines.drafter",
-]
+_PRELOADED = "simpleseg_server.engines.vllm_preload"
 _SERVER_PID = "OWNER_OF_VLLM_PID"
 
 
@@ -30,7 +26,7 @@ def begin() -> None:
     vllm_environment.prepare()
     os.environ[_SERVER_PID] = str(os.getpid())
     if vllm_environment.is_for_cpu():
-        multiprocessing.set_forkserver_preload(_IMPORTED)
+        multiprocessing.set_forkserver_preload([_PRELOADED])
         forkserver.ensure_running()
 
 
