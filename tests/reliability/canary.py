@@ -43,7 +43,7 @@ def png(width: int = 200, height: int = 100) -> bytes:
 
 
 IMAGE64 = base64.b64encode(png()).decode()
-GOLDEN = {"image": IMAGE64, "prompt": "the golden dog", "return": ["polygon", "bbox", "rle"]}
+GOLDEN = {"image": IMAGE64, "prompt": "the golden dog", "return": ["polygons", "bbox", "rle"]}
 
 
 @dataclass(frozen=True)
