@@ -13,7 +13,7 @@ TORCH ?= torch==2.13.0
 VLLM_VENV ?= .venv-vllm
 AIPERF_VENV ?= .venv-aiperf
 
-.PHONY: demo train-demo docs test test-slow catalogue fuzz-api fuzz-images test-vllm bench-aiperf lint format clean
+.PHONY: demo train-demo docs test test-slow catalogue fuzz-api fuzz-images test-vllm bench-aiperf lint format clean engine-kills
 
 demo: $(VENV)/.installed-server
 	$(BIN)/python examples/demo.py
@@ -69,6 +69,11 @@ fuzz-images: $(VENV)/.installed-all
 
 test-vllm: $(VLLM_VENV)/.installed
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -q -m vllm
+
+# A hundred kills and some stops under load: what clients see.
+engine-kills: $(VENV)/.installed-all
+	$(BIN)/python benchmarks/engine_kills.py --json
+	$(BIN)/python benchmarks/engine_kills.py --engine embedded --spare --answers 0 --json
 
 # Our load generator beside another one, on the same server.
 bench-aiperf: $(VENV)/.installed-all $(AIPERF_VENV)/.installed
