@@ -13,7 +13,7 @@ TORCH ?= torch==2.13.0
 VLLM_VENV ?= .venv-vllm
 AIPERF_VENV ?= .venv-aiperf
 
-.PHONY: demo train-demo docs test test-slow catalogue fuzz-api fuzz-http fuzz-text soak mutations test-vllm bench-aiperf lint format clean
+.PHONY: demo train-demo docs test test-slow catalogue fuzz-api fuzz-images fuzz-http fuzz-text soak mutations test-vllm bench-aiperf lint format clean
 
 demo: $(VENV)/.installed-server
 	$(BIN)/python examples/demo.py
@@ -62,6 +62,10 @@ catalogue: $(VENV)/.installed-all
 # Requests made from the OpenAPI document, and from its negation, to a server with the shipped model.
 fuzz-api: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -q -s -m slow tests/server/test_openapi_fuzz.py -k demo_model
+
+# Damaged image files, IMAGE_MUTANTS of them (50,000).
+fuzz-images: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -q -s -m slow tests/reliability/test_image_mutants.py
 
 # 2,000 requests that are almost HTTP, and 100,000 texts that are almost answers.
 fuzz-http: $(VENV)/.installed-all

@@ -26,9 +26,9 @@ from simpleseg_server.answers import (
 )
 from simpleseg_server.body import FilePart, read_body
 from simpleseg_server.config import Settings
+from simpleseg_server.data_urls import decode_base64, decode_data_url, is_data_url
 from simpleseg_server.engines.base import ClientGrammar, Turn
 from simpleseg_server.errors import ApiError, from_validation_error, parameter_path
-from simpleseg_server.images import decode_base64, decode_data_url, is_data_url
 
 
 @dataclass(frozen=True)

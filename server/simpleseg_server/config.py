@@ -20,12 +20,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from simpleseg_server.engines.choose import EngineKind
+from simpleseg_server.engines.choose import EngineKind, Supervision
 from simpleseg_server.engines.dialects import Dialect
 from simpleseg_server.engines.picture import ImageFormat
 from simpleseg_server.fetch_rules import WEB_PORTS, Rules, listed_host, target_of
+from simpleseg_server.supervision.vitals import Patience
 
-MIB = 2**20
+KIB, MIB = 2**10, 2**20
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -141,6 +142,15 @@ class Settings(BaseModel):
     """Answers decoded together; without it, 8, or 32 with vLLM and with upstreams."""
     draft: bool = True
     """Verify drafted tokens: fewer steps, the same answers."""
+    supervise: bool = True
+    """Restart an engine that dies or hangs, and ask it again what was not answered; the embedded
+    engine then has a process of its own. Not with upstreams, which are tried again anyway."""
+    spare: bool = False
+    """embedded: a second process with the model loaded, which takes over when the first one dies;
+    it takes as much memory again."""
+    engine_stall_timeout_s: Seconds = 60.0
+    """Time in which a supervised engine that computes must write a token of any answer; one that
+    computes nothing is restarted after 2 s."""
     dtype: str | None = None
     """vLLM: auto, bfloat16, float16 or float32."""
     quantization: str | None = None
@@ -212,6 +222,18 @@ class Settings(BaseModel):
     """The longest side of an image."""
     max_image_aspect: Annotated[float, Field(ge=1)] = 200.0
     """The longer side of an image over the shorter."""
+    max_image_metadata_bytes: Positive = 256 * KIB
+    """The most of an image file that is no picture: EXIF, texts, what programs add. Colour profiles
+    do not count."""
+    max_pixels_in_flight: Positive = 200_000_000
+    """Pixels of the images that are being decoded, together; more wait."""
+    image_decoding: Literal["process", "thread"] = "process"
+    """Where images are decoded: in processes that have little memory, time and no secrets, and that
+    can be killed; or in threads of the server, which is for images that you trust."""
+    max_decode_cpu_s: Seconds = 2.0
+    """CPU time for decoding one image, if in a process."""
+    max_decoder_bytes: Positive = 1024 * MIB
+    """Address space of a process that decodes."""
 
     image_urls: Literal["off", "listed", "public"] = "off"
     """Images that requests name by http(s) URL: off refuses them, listed fetches from the hosts of
@@ -278,7 +300,7 @@ class Settings(BaseModel):
     keep_alive_s: Seconds = 10.0
     """Silence after which a stream gets a comment, so that nobody takes it for dead."""
     worker_threads: Positive = 2
-    """Threads that decode images and rasterise; they bound the decoded pixels in memory."""
+    """Threads that rasterise, and have images decoded by as many processes."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Settings":
@@ -298,6 +320,12 @@ class Settings(BaseModel):
             if getattr(self, name) is not None and not self.has_keys:
                 message = "{name} counts by API key, and there is none"
                 raise PydanticCustomError("needs_keys", message, {"name": name})
+        if self.spare and not (self.supervise and self.engine in ("auto", "embedded")):
+            message = "spare is for the embedded engine, supervised"
+            raise PydanticCustomError("spare_needs_embedded", message)
+        if self.max_pixels_in_flight < self.max_image_pixels:
+            message = "max_pixels_in_flight is less than max_image_pixels"
+            raise PydanticCustomError("pixels_in_flight_too_few", message)
         if self.image_urls == "off" and self.image_url_hosts:
             message = "image_url_hosts lists hosts, and image_urls is off"
             raise PydanticCustomError("needs_image_urls", message)
@@ -347,7 +375,15 @@ class Settings(BaseModel):
             "idle_s": self.upstream_idle_timeout_s,
         }
 
+    def supervision(self) -> Supervision | None:
+        """How a local engine is kept running; None where it is not."""
+        if not self.supervise:
+            return None
+        return Supervision(Patience(stall_s=self.engine_stall_timeout_s), self.spare)
+
     def without_access(self) -> "Settings":
-        """The same for a server inside this process, where keys would guard nothing."""
+        """The same for a server inside this process, where keys would guard nothing, whose images
+        are its user's own, and which an engine may end."""
         nothing = dict.fromkeys(("requests_per_minute", "max_concurrent_requests", "api_keys_file"))
-        return self.model_copy(update={**nothing, "api_keys": ()})
+        own = {"api_keys": (), "image_decoding": "thread", "supervise": False, "spare": False}
+        return self.model_copy(update={**nothing, **own})

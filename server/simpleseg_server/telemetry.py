@@ -112,6 +112,9 @@ class Metrics:
         self.fetches = self._counter(
             "simpleseg_image_fetch", "Images fetched by URL, by outcome.", "outcome"
         )
+        self.decoder_deaths = self._counter(
+            "simpleseg_decoder_deaths", "Processes that an image file ended, by reason.", "reason"
+        )
         self.image_cache = self._counter(
             "simpleseg_image_cache", "Images looked up instead of sent, by outcome.", "outcome"
         )

@@ -111,7 +111,9 @@ def application_of(settings: "Settings", on_failure: Callable[[], None]) -> "Fas
     needs_none = settings.engine == "remote" and settings.model is None
     # First, since importing the engine takes seconds.
     checkpoint = None if needs_none else checkpoint_of(settings.model)
-    with extra("server"):
+    from simpleseg_server.imports import without_collection
+
+    with extra("server"), without_collection():
         from simpleseg_server.app import create_app
         from simpleseg_server.engines.choose import make_engine
     try:
@@ -122,6 +124,7 @@ def application_of(settings: "Settings", on_failure: Callable[[], None]) -> "Fas
             draft=settings.draft,
             vllm_options=settings.vllm_options(),
             upstreams=settings.remote_options(),
+            supervision=settings.supervision(),
         )
     except ValueError as error:
         raise Failure(str(error)) from error
