@@ -107,7 +107,7 @@ def test_C4_request_ids(canary: Canary) -> None:
         answer = canary.client.post("/segment", json={}, headers={"X-Request-Id": given})
         assert answer.headers["x-request-id"] == given
     for given in HARMFUL:
-        headers = {"X-Request-Id": given.encode()}
+        headers = [(b"X-Request-Id", given.encode())]
         answer = canary.client.post("/segment", json={}, headers=headers)
         assert answer.headers["x-request-id"].startswith("req_")
         assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"]
