@@ -13,7 +13,7 @@ TORCH ?= torch==2.13.0
 VLLM_VENV ?= .venv-vllm
 AIPERF_VENV ?= .venv-aiperf
 
-.PHONY: demo train-demo docs test test-slow catalogue fuzz-api fuzz-images test-vllm bench-aiperf lint format clean engine-kills
+.PHONY: demo train-demo docs test test-slow catalogue fuzz-api fuzz-images test-vllm bench-aiperf lint format clean engine-kills fuzz-http fuzz-text soak mutations
 
 demo: $(VENV)/.installed-server
 	$(BIN)/python examples/demo.py
@@ -66,6 +66,21 @@ fuzz-api: $(VENV)/.installed-all
 # Damaged image files, IMAGE_MUTANTS of them (50,000).
 fuzz-images: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -q -s -m slow tests/reliability/test_image_mutants.py
+
+# 2,000 requests that are almost HTTP, and 100,000 texts that are almost answers.
+fuzz-http: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -q -s -m slow tests/reliability/test_fuzz_http.py
+
+fuzz-text: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -q -s -m slow tests/reliability/test_fuzz_text.py
+
+# 100,000 good and bad requests, after which nothing may be left over.
+soak: $(VENV)/.installed-all
+	$(BIN)/python benchmarks/soak.py --json
+
+# Guards are removed one by one: do the tests notice?
+mutations: $(VENV)/.installed-all
+	$(BIN)/python tests/reliability/mutations.py
 
 test-vllm: $(VLLM_VENV)/.installed
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -q -m vllm

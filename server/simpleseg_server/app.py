@@ -54,6 +54,7 @@ def create_app(
     workers = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="simpleseg-worker")
     keeper = EngineKeeper(engine, metrics, settings.retry_after_s, on_engine_failure)
     services = Services(settings, keeper, metrics, workers, network)
+    grammars = services.grammars
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -63,6 +64,7 @@ def create_app(
             yield
         finally:
             await keeper.close()
+            await grammars.close()
             services.close_workers()
             if tracer is not None:
                 await asyncio.to_thread(tracer.close)

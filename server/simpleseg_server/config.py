@@ -80,6 +80,14 @@ def _checked_host(text: str) -> str:
     return text
 
 
+_ORDERED = (
+    ("default_max_points", "max_points"),
+    ("default_max_tokens", "max_tokens"),
+    ("max_fetches_per_host", "max_fetches"),
+    ("image_url_connect_timeout_s", "image_url_timeout_s"),
+)
+"""Limits of which the first lies within the second."""
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
 Hosts = Annotated[
@@ -267,8 +275,8 @@ class Settings(BaseModel):
     max_prompt_bytes: Positive = 8192
     """The longest text of a prompt."""
     client_grammars: bool = False
-    """Let chat clients bring grammars (json_schema, structured_outputs), if the engine takes them:
-    nothing bounds what compiling one costs."""
+    """Let chat clients bring grammars (json_schema, structured_outputs), if the engine takes them.
+    Each is first compiled in a child process, in 1 s (extra grammars)."""
     max_chat_bytes: Positive = 65_536
     """The longest conversation, all texts together."""
     default_max_points: Annotated[int, Field(ge=3)] | None = None
@@ -293,6 +301,18 @@ class Settings(BaseModel):
     """Silence after which a stream gets a comment, so that nobody takes it for dead."""
     worker_threads: Positive = 2
     """Threads that rasterise, and have images decoded by as many processes."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Settings":
+        """No limit that the operator gave is beyond another one that was given."""
+        given = self.model_fields_set
+        for name, bound in _ORDERED:
+            value = getattr(self, name)
+            counts = bound in given or name == "default_max_points"
+            if name in given and counts and value is not None and value > getattr(self, bound):
+                message = "{name} is beyond {bound}"
+                raise PydanticCustomError("limits", message, {"name": name, "bound": bound})
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":

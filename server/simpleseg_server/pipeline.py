@@ -330,7 +330,8 @@ class Segmenter:
         wording = job.call.worded(job.named[index], image.view)
         default = min(settings.default_max_tokens, settings.max_tokens, capabilities.max_tokens)
         return GenerationRequest(
-            request_id=f"{job.request_id}-{index}",
+            # Clients choose the names of requests, and may choose one twice.
+            request_id=f"{job.request_id}-{index}-{secrets.token_hex(4)}",
             image_hw3=image.pixels_hw3,
             image_key=image.key,
             instruction=wording.instruction,

@@ -10,6 +10,7 @@ from fastapi import Request
 from simpleseg_server.admission import Admission
 from simpleseg_server.config import Settings
 from simpleseg_server.fetch import Fetcher, Network
+from simpleseg_server.grammar_judge import GrammarJudge
 from simpleseg_server.image_intake import ImageIntake
 from simpleseg_server.image_store import ImageStore
 from simpleseg_server.keeper import EngineKeeper
@@ -27,6 +28,11 @@ class Services:
     metrics: Metrics
     workers: ThreadPoolExecutor
     network: Network | None = None
+
+    @cached_property
+    def grammars(self) -> GrammarJudge:
+        """Judges the grammars that clients bring. Raises ConfigError."""
+        return GrammarJudge(self.settings)
 
     @cached_property
     def images(self) -> ImageStore:

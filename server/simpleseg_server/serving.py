@@ -8,6 +8,7 @@ that drains: alive, and not ready.
 import asyncio
 import ipaddress
 import math
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,6 +54,8 @@ def run(
     ConfigError where an address cannot be listened on.
     """
     set_up(settings.log_format, settings.log_level)
+    # A dump of the memory would hold the keys and the clients' images.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
     def fail() -> None:
         on_failure()

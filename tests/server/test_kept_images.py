@@ -52,7 +52,7 @@ def test_images_expire() -> None:
     clock = Clock()
     store = ImageStore(10**6, 60, clock)
     stored = store.add(*decoded(10), "")
-    assert stored.expires == 1060
+    assert stored.expires == stored.created + 60
     clock.now += 59
     assert store.find(stored.id, "", "image") is stored
     clock.now += 2
