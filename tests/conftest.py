@@ -1,4 +1,5 @@
-"""Where tests with the real vLLM run: in an environment that has it, and nowhere else."""
+"""Where tests with the real vLLM, and with Ray, run: in an environment that has it, and nowhere
+else."""
 
 from importlib.util import find_spec
 
@@ -6,12 +7,13 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``vllm`` are skipped without vLLM. What vLLM and torchvision warn of on import
+    """Tests marked ``vllm`` or ``ray`` are skipped without it. What these and torchvision warn of
     is not ours, so their warnings are no errors."""
     for item in items:
-        if item.get_closest_marker("vllm") is None:
-            continue
-        item.add_marker(pytest.mark.filterwarnings("default"))
-        if find_spec("vllm") is None:
-            reason = "vllm is not installed; `make test-vllm` installs it"
-            item.add_marker(pytest.mark.skip(reason))
+        for package in ("vllm", "ray"):
+            if item.get_closest_marker(package) is None:
+                continue
+            item.add_marker(pytest.mark.filterwarnings("default"))
+            if find_spec(package) is None:
+                reason = f"{package} is not installed; `make test-{package}` installs it"
+                item.add_marker(pytest.mark.skip(reason))
