@@ -61,6 +61,10 @@ ModelOption = Annotated[
 UrlOption = Annotated[
     str | None, typer.Option(help="Ask this server instead of running the model here.")
 ]
+RayOption = Annotated[
+    bool, typer.Option("--ray", help="Spread the images over workers, on Ray Data (extra ray).")
+]
+WorkersOption = Annotated[int, typer.Option(min=1, help="With --ray: processes, each with models.")]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="A TOML file of settings; also SIMPLESEG_CONFIG."),

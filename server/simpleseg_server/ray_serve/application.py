@@ -49,7 +49,7 @@ class Plan(BaseModel):
 
 def build(plan: Plan) -> Application:
     """Front ends that share replicas of the engine that the settings name."""
-    return application(plan, _engine_of)
+    return application(plan, build_engine)
 
 
 def application(plan: Plan, make: EngineFactory) -> Application:
@@ -134,7 +134,8 @@ def _is_any_running(app_name: str) -> bool:
     return states.get("RUNNING", 0) > 0
 
 
-def _engine_of(settings: Settings) -> Engine:
+def build_engine(settings: Settings) -> Engine:
+    """The engine that the settings name, as `simpleseg serve` has it."""
     from simpleseg.cli_support import engine_of
 
     return engine_of(settings)
