@@ -190,6 +190,10 @@ class Settings(BaseModel):
     """remote: how long an upstream may take to begin an answer."""
     upstream_idle_timeout_s: Seconds = 30.0
     """remote: how long an upstream may fall silent within an answer."""
+    upstream_hedge_after_s: Seconds | None = None
+    """remote: ask a second upstream too where the first one has not begun an answer by then, for
+    one request in ten at most; the first to begin is listened to. Best what 95 in 100 answers begin
+    within."""
 
     api_keys: Secrets = ()
     """Keys that may use the server. Better kept in a file or a variable: other users of the machine
@@ -388,6 +392,7 @@ class Settings(BaseModel):
             "logprobs": self.upstream_logprobs,
             "first_token_s": self.upstream_first_token_timeout_s,
             "idle_s": self.upstream_idle_timeout_s,
+            "hedge_after_s": self.upstream_hedge_after_s,
         }
 
     def supervision(self) -> Supervision | None:
