@@ -8,16 +8,18 @@ the log or in the metrics.
 """
 
 import base64
+import http.client
 import io
 import json
 import re
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx2
@@ -32,18 +34,22 @@ MAX_GROWTH_BYTES = 32 * 2**20
 SETTLING_S = 10.0
 """How long connections and slots may take to go after the last answer."""
 _LEAKS = re.compile(rf"{KEY}|0x[0-9a-fA-F]{{8,}}|/home/|/usr/|/tmp/|site-packages|Traceback")
-_SERVER = str(Path(__file__).with_name("canary_server.py"))
+SERVER = str(Path(__file__).with_name("canary_server.py"))
 
 
 def png(width: int = 200, height: int = 100) -> bytes:
-    """A red picture."""
+    """A picture of one colour."""
     buffer = io.BytesIO()
-    Image.new("RGB", (width, height), "red").save(buffer, "PNG")
+    Image.new("1" if width * height > 10**6 else "RGB", (width, height), 1).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-IMAGE64 = base64.b64encode(png()).decode()
-GOLDEN = {"image": IMAGE64, "prompt": "the golden dog", "return": ["polygon", "bbox", "rle"]}
+def png64(width: int = 200, height: int = 100) -> str:
+    return base64.b64encode(png(width, height)).decode()
+
+
+IMAGE64 = png64()
+GOLDEN = {"image": IMAGE64, "prompt": "the golden dog", "return": ["polygons", "bbox", "rle"]}
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,13 @@ class Holding:
     threads: tuple[str, ...]
     tasks: int
     files: frozenset[str]
+
+
+@dataclass
+class Peak:
+    """Known once it is over."""
+
+    growth_bytes: int = 0
 
 
 @dataclass
@@ -77,10 +90,24 @@ class Canary:
     said: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.client = httpx2.Client(
+        self.client = self._connected()
+
+    def hang_up(self) -> None:
+        """Close the client's connections; it makes others when it asks again."""
+        self.client.close()
+        self.client = self._connected()
+
+    def connections(self) -> int:
+        """Those that the server holds."""
+        every = self.process.net_connections("tcp")
+        return sum(one.status == psutil.CONN_ESTABLISHED for one in every)
+
+    def _connected(self) -> httpx2.Client:
+        return httpx2.Client(
             base_url=self.url,
             headers={"X-API-Key": self.key},
             timeout=60,
+            verify=False,  # the server speaks no TLS; to load the trusted roots takes a while
             event_hooks={"response": [self._hear]},
         )
 
@@ -107,18 +134,45 @@ class Canary:
         return json.dumps(response.json()["results"])
 
     def metrics(self) -> str:
-        return httpx2.get(f"{self.ops_url}/metrics", timeout=60).text
+        return fetched(self.ops_url, "/metrics").decode()
 
     def requests(self) -> list[dict[str, Any]]:
         """The lines of requests in the log, from the start on."""
         lines = (json.loads(line) for line in self.log.read_text().splitlines())
         return [line for line in lines if line.get("event") == "request"]
 
+    def held(self) -> Any:
+        """What ``GET /-/held`` tells."""
+        return json.loads(fetched(self.url, "/-/held", {"X-API-Key": self.key}))
+
+    def asked(self) -> int:
+        """How many prompts the engine has heard, the warm-up's included."""
+        return int(self.held()["asked"])
+
+    def instruction(self) -> str:
+        """What the engine was asked last."""
+        return str(self.held()["last"][-1][1])
+
+    def engine_ids(self) -> list[str]:
+        """The engine's names of the last few prompts."""
+        return [name for name, _ in self.held()["last"]]
+
+    @contextmanager
+    def peak(self) -> Iterator["Peak"]:
+        """The most memory that the process takes within the block, over what it has before."""
+        reset = Path(f"/proc/{self.process.pid}/clear_refs")
+        reset.write_text("5")
+        before, peak = self.process.memory_info().rss, Peak()
+        yield peak
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        [most] = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+        peak.growth_bytes = int(most) * 1024 - before
+
     def holding(self) -> Holding:
         with self.process.oneshot():
             rss, descriptors = self.process.memory_info().rss, self.process.num_fds()
         children = self.process.children(recursive=True)
-        held = httpx2.get(f"{self.url}/-/held", headers={"X-API-Key": self.key}).json()
+        held = self.held()
         return Holding(
             rss_bytes=rss + sum(child.memory_info().rss for child in children),
             descriptors=descriptors,
@@ -130,11 +184,8 @@ class Canary:
 
     def counted(self) -> float:
         """Requests in the outcome counter, from the start on."""
-        pattern = r"^simpleseg_requests_total\{[^}]*\} ([\d.e+]+)$"
+        pattern = r"^simpleseg_requests_total\{.*\} ([\d.e+]+)$"
         return sum(map(float, re.findall(pattern, self.metrics(), re.MULTILINE)))
-
-    def close(self) -> None:
-        self.client.close()
 
 
 @contextmanager
@@ -143,7 +194,7 @@ def started(folder: Path, **settings: str) -> Iterator[Canary]:
     temporary = Path(tempfile.mkdtemp(dir=folder))
     log = temporary.with_suffix(".log")
     chosen = {"port": "0", "ops_port": "0", "api_keys": KEY, **settings}
-    arguments = [_SERVER, *(f"{name}={value}" for name, value in chosen.items())]
+    arguments = [SERVER, *(f"{name}={value}" for name, value in chosen.items())]
     variables = {"TMPDIR": str(temporary)}
     with running(log, arguments, 2, variables) as (process, (url, ops_url)):
         canary = Canary(url, ops_url, psutil.Process(process.pid), log, temporary)
@@ -152,21 +203,23 @@ def started(folder: Path, **settings: str) -> Iterator[Canary]:
         try:
             yield canary
         finally:
-            canary.close()
+            canary.client.close()
 
 
 @contextmanager
 def unharmed(canary: Canary) -> Iterator[Canary]:
     """Let the body do its harm, then assert what must hold."""
-    golden, before = canary.golden(), canary.holding()
+    golden = canary.golden()
+    canary.hang_up()
+    _assert_settles(lambda: "(c) connections" if canary.connections() else None)
+    before = canary.holding()
     log_begin = canary.log.stat().st_size
     canary.said.clear()
     canary.secrets.clear()
     canary.may_restart = False
     yield canary
     assert canary.golden() == golden, "(a) the golden answer has changed"
-    canary.close()
-    canary.__post_init__()
+    canary.hang_up()
     if not canary.may_restart:
         assert canary.process.is_running(), "(b) the process is another one"
         assert canary.holding().children == before.children, "(b) a child has gone or come"
@@ -214,11 +267,31 @@ def _assert_settles(fault: Callable[[], str | None]) -> None:
 
 def address_of(url: str) -> tuple[str, int]:
     """
-    >>> address_of("http://127.0.0.1:80")
-    ('127.0.0.1', 80)
+    >>> address_of("http://127.0.0.1:80"), address_of("http://[::1]:80")
+    (('127.0.0.1', 80), ('::1', 80))
     """
     host, _, port = url.removeprefix("http://").rpartition(":")
-    return host, int(port)
+    return host.strip("[]"), int(port)
+
+
+def fetched(url: str, path: str, headers: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """The body of an answer of 200, on a connection of its own."""
+    with closing(http.client.HTTPConnection(*address_of(url), timeout=60)) as connection:
+        connection.request("GET", path, headers=dict(headers))
+        response = connection.getresponse()
+        assert response.status == 200, path
+        return response.read()
+
+
+def posted(
+    url: str, path: str, body: Any, headers: Mapping[str, str] = MappingProxyType({})
+) -> tuple[int, Any]:
+    """Status and JSON of an answer, on a connection of its own."""
+    with closing(http.client.HTTPConnection(*address_of(url), timeout=60)) as connection:
+        kind = {"Content-Type": "application/json"}
+        connection.request("POST", path, json.dumps(body), {**kind, **headers})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
 
 
 def exchange(url: str, data: bytes, silence_s: float = 1.0) -> bytes:

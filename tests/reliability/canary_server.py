@@ -9,6 +9,8 @@ which live as long as it does, left out.
 import asyncio
 import sys
 import threading
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI
@@ -36,9 +38,29 @@ ORDERS = {
 _POOLS = ("simpleseg-worker", "asyncio_", "AnyIO worker thread")
 
 
+@dataclass
+class Heard:
+    """How many prompts the engine has heard, and the names and texts of the last few."""
+
+    count: int = 0
+    last: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=8))
+
+
+HEARD = Heard()
+
+
 def reply(request: GenerationRequest) -> Reply:
+    HEARD.count += 1
+    HEARD.last.append((request.request_id, request.instruction))
     ordered = [order for word, order in ORDERS.items() if word in request.instruction]
     return ordered[0] if ordered else Reply(ANSWERS.get(request.target, "a thing"))
+
+
+class Forgetful(list[GenerationRequest]):
+    """What engines keep of requests in tests would be a leak here."""
+
+    def append(self, _: GenerationRequest) -> None:
+        return
 
 
 async def held() -> dict[str, Any]:
@@ -46,11 +68,15 @@ async def held() -> dict[str, Any]:
     return {
         "threads": sorted(name for name in threads if not name.startswith(_POOLS)),
         "tasks": len(asyncio.all_tasks()),
+        "asked": HEARD.count,
+        "last": list(HEARD.last),
     }
 
 
 def make(settings: Settings, stop: Any) -> FastAPI:
-    app = create_app(settings, ScriptedEngine(reply), on_engine_failure=stop)
+    engine = ScriptedEngine(reply)
+    engine.requests = Forgetful()
+    app = create_app(settings, engine, on_engine_failure=stop)
     app.add_api_route("/-/held", held)
     return app
 

@@ -10,6 +10,7 @@ import pytest
 
 from .canary import Canary, address_of, started, unharmed
 from .catalogue import report, rows_of_name, sections
+from .mutations import ROOT, mutations
 
 
 def test_the_catalogue_has_136_rows() -> None:
@@ -83,4 +84,14 @@ def test_the_canary_notices_every_kind_of_harm(tmp_path: Path, monkeypatch: Any)
         for said, harm in HARMS.items():
             with pytest.raises(AssertionError, match=re.escape(said)):
                 _after(canary, harm)
-    KEPT.pop().close()
+            while KEPT:
+                KEPT.pop().close()
+
+
+def test_every_guard_of_the_mutations_is_there_once() -> None:
+    every = mutations()
+    assert len(every) >= 30
+    for name, mutation in every.items():
+        text = (ROOT / mutation["file"]).read_text()
+        assert text.count(mutation["guard"]) == 1, name
+        assert (ROOT / mutation["tests"].split()[0]).is_file(), name
