@@ -13,7 +13,7 @@ TORCH ?= torch==2.13.0
 VLLM_VENV ?= .venv-vllm
 AIPERF_VENV ?= .venv-aiperf
 
-.PHONY: demo train-demo docs test test-slow fuzz-api test-vllm bench-aiperf lint format clean
+.PHONY: demo train-demo docs test test-slow fuzz-api bench-overload test-vllm bench-aiperf lint format clean
 
 demo: $(VENV)/.installed-server
 	$(BIN)/python examples/demo.py
@@ -58,6 +58,12 @@ test-slow: $(VENV)/.installed-all
 # Requests made from the OpenAPI document, and from its negation, to a server with the shipped model.
 fuzz-api: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -q -s -m slow tests/server/test_openapi_fuzz.py -k demo_model
+
+# More load than the server can carry; results as in benchmarks/results.
+bench-overload: $(VENV)/.installed-all
+	$(BIN)/python benchmarks/overload.py --json
+	$(BIN)/python benchmarks/drain.py --json
+	$(BIN)/python benchmarks/slow_clients.py --json
 
 test-vllm: $(VLLM_VENV)/.installed
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -q -m vllm
