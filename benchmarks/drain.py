@@ -2,12 +2,12 @@
 
     python benchmarks/drain.py [--runs 100] [--quick] [--json]
 
-Each run starts a server, offers 2 C in an open loop of Poisson arrivals, each request on a connection
-of its own, sends SIGTERM at a random moment, and goes on asking until nobody listens.
+Each run starts a server, offers 2 C in an open loop of Poisson arrivals, each request on a
+connection of its own, sends SIGTERM at a random moment, and goes on asking until nobody listens.
 
-With ``--json`` the last line printed is one object: ``lost`` (connections that were made and got no
-complete answer, or an error that is no coded 503), ``outcomes`` of all requests, ``exit_codes``, and
-``exit_s``, from the signal to the end of the process.
+With ``--json`` the last line printed is one object: ``lost`` (connections that were made and got
+no complete answer, or an error that is no coded 503), ``outcomes`` of all requests,
+``exit_codes``, and ``exit_s``, from the signal to the end of the process.
 """
 
 import argparse

@@ -1,12 +1,12 @@
 """What clients that are slow, or leave, cost the others.
 
-    python benchmarks/slow_clients.py [--clients 1000] [--seconds 20] [--rounds 3] [--quick] [--json]
+    python benchmarks/slow_clients.py [--clients 1000] [--seconds 20] [--rounds 3] [--json]
 
 A third of the slow clients send a head, a third a body, one byte a second; the others say nothing.
 Whoever is closed comes again. Beside them requests are offered at half of the capacity, and before
-them too, for comparison. Then clients ask for what never ends and leave, while one request waits for
-the only slot: from their leaving to its answer is what freeing the slot takes, with the request's own
-time.
+them too, for comparison. Before that, clients ask for what never ends and leave, while one request
+waits for the only slot: from their leaving to its answer is what freeing the slot takes, with the
+request's own time.
 
 With ``--json`` the last line printed is one object: ``rounds``; ``p99_ratio``, of the others beside
 the slow ones over alone, as median and worst; ``lost``; ``evicted``, how many were closed; and
