@@ -177,7 +177,7 @@ def _classify(
     if kind == "extra_forbidden":
         return 400, "unknown_parameter", "unknown parameter"
     if kind == "finite_number":
-        is_coordinate = param is not None and ("point[" in param or "box[" in param)
+        is_coordinate = re.search(r"(point|box|polygons)\[", param or "") is not None
         code = "coordinate_not_finite" if is_coordinate else "number_not_finite"
         return 422, code, "NaN and Infinity are not accepted"
     if kind == "literal_error":

@@ -83,6 +83,13 @@ class RequestContext:
             self._record(scope, method, status, time.perf_counter() - began)
 
     def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
+        """Counted and logged; the answer is out, so whatever fails here fails nobody."""
+        try:
+            self._count_and_log(scope, method, status, seconds)
+        except Exception as error:
+            log_bug(error, scope["state"]["request_id"])
+
+    def _count_and_log(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         state = scope["state"]
         status = state.get("ended", status)  # how a stream ended, whose status went out before

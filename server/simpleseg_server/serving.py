@@ -43,6 +43,8 @@ def run(
     ConfigError where an address cannot be listened on.
     """
     set_up(settings.log_format, settings.log_level)
+    # A dump of the memory would hold the keys and the clients' images.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
     def fail() -> None:
         on_failure()

@@ -69,22 +69,22 @@ def scripted_server(log: Path, **settings: str) -> Running:
     """A server whose answers are written down here: those to what is "slow" take seconds, those to
     what is "short" 20 ms."""
     arguments = [f"{name}={value}" for name, value in {"port": "0", **settings}.items()]
-    return _running(log, ["-c", SERVER, *arguments], 1 + ("ops_port" in settings))
+    return running(log, ["-c", SERVER, *arguments], 1 + ("ops_port" in settings))
 
 
 def demo_server(log: Path, **settings: str) -> Running:
     """``simpleseg serve`` with the shipped model."""
     command = ["-m", "simpleseg.cli", "serve", "--port", "0", "--engine", "embedded"]
     variables = {f"SIMPLESEG_{name.upper()}": value for name, value in settings.items()}
-    return _running(log, command, 1 + ("ops_port" in settings), variables)
+    return running(log, command, 1 + ("ops_port" in settings), variables)
 
 
 @contextmanager
-def _running(
+def running(
     log: Path, arguments: list[str], listeners: int, variables: Mapping[str, str] = NOTHING
 ) -> Iterator[tuple[Any, list[str]]]:
     """The process and the addresses that it says it listens on, the main one first."""
-    with log.open("w") as stream:
+    with log.open("a") as stream:
         environ = {**os.environ, **variables}
         process = subprocess.Popen([sys.executable, *arguments], stderr=stream, env=environ)
     try:
