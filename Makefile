@@ -14,7 +14,7 @@ VLLM_VENV ?= .venv-vllm
 RAY_VENV ?= .venv-ray
 AIPERF_VENV ?= .venv-aiperf
 
-.PHONY: demo train-demo docs test test-slow catalogue fuzz-api fuzz-images test-vllm bench-aiperf lint format clean engine-kills fuzz-http fuzz-text soak mutations test-ray
+.PHONY: demo train-demo docs test test-slow catalogue fuzz-api fuzz-images test-vllm bench-aiperf lint format clean engine-kills fuzz-http fuzz-text soak bench-overload mutations test-ray
 
 demo: $(VENV)/.installed-server
 	$(BIN)/python examples/demo.py
@@ -63,6 +63,12 @@ catalogue: $(VENV)/.installed-all
 # Requests made from the OpenAPI document, and from its negation, to a server with the shipped model.
 fuzz-api: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -q -s -m slow tests/server/test_openapi_fuzz.py -k demo_model
+
+# More load than the server can carry; results as in benchmarks/results.
+bench-overload: $(VENV)/.installed-all
+	$(BIN)/python benchmarks/overload.py --json
+	$(BIN)/python benchmarks/drain.py --json
+	$(BIN)/python benchmarks/slow_clients.py --json
 
 # Damaged image files, IMAGE_MUTANTS of them (50,000).
 fuzz-images: $(VENV)/.installed-all
