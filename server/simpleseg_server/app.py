@@ -99,7 +99,7 @@ def surroundings(
 ) -> list[Middleware]:
     """What surrounds the routes, the outermost first. Raises ConfigError for a bad file of keys."""
     return [
-        Middleware(RequestContext, metrics=metrics),
+        Middleware(RequestContext, metrics=metrics, retry_after_s=settings.retry_after_s),
         Middleware(Tracing, tracer=tracer, untraced=PROBES | {"/metrics"}),
         Middleware(
             KeyGuard,

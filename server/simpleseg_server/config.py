@@ -128,6 +128,9 @@ class Settings(BaseModel):
     a free port. Without it these routes are on the main listener alone."""
     shutdown_timeout_s: Seconds = 30.0
     """Time that requests under way get to finish when the server is stopped."""
+    drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+    """Time in which a server that is stopped still takes requests, as those that sent them do not
+    know yet; it is not ready from the start. Later ones are answered 503 until it is gone."""
     playground: bool = True
     """Serve a page at / on which people can try the model. It opens without an API key; what it
     asks for needs one."""
@@ -187,6 +190,10 @@ class Settings(BaseModel):
     """remote: how long an upstream may take to begin an answer."""
     upstream_idle_timeout_s: Seconds = 30.0
     """remote: how long an upstream may fall silent within an answer."""
+    upstream_hedge_after_s: Seconds | None = None
+    """remote: ask a second upstream too where the first one has not begun an answer by then, for
+    one request in ten at most; the first to begin is listened to. Best what 95 in 100 answers begin
+    within."""
 
     api_keys: Secrets = ()
     """Keys that may use the server. Better kept in a file or a variable: other users of the machine
@@ -210,10 +217,20 @@ class Settings(BaseModel):
     trace_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
     """The share of traces, of those that no caller decided on, that are recorded."""
 
+    max_connections: Positive | None = None
+    """Connections at a time; without it, what the limit of open files allows. More are answered
+    503."""
+    header_timeout_s: Seconds = 5.0
+    """Time in which a request's head must have come in, counted from its first byte, or from the
+    connection."""
+    idle_timeout_s: Seconds = 5.0
+    """Time after which a connection without a request is closed."""
+    write_timeout_s: Seconds = 30.0
+    """Time in which a client must take what waits for it."""
     max_body_bytes: Positive = 34 * MIB
     """The largest request body."""
     body_timeout_s: Seconds = 20.0
-    """Time in which a body must have come in."""
+    """Time in which a body must have come in; after 5 s, at 16 KiB/s or more on average."""
     max_image_bytes: Positive = 24 * MIB
     """The largest image file."""
     max_image_pixels: Positive = 50_000_000
@@ -295,6 +312,8 @@ class Settings(BaseModel):
     """Prompts that the engine works on at once; without it, what the engine can take."""
     max_queued_requests: Annotated[int, Field(ge=0)] = 32
     """Requests that may wait beyond those that fill the engine; more are answered 503."""
+    max_queue_s: Seconds = 60.0
+    """Time that a prompt may wait for the engine; then its request is answered 503."""
     retry_after_s: Seconds = 1.0
     """How long refused clients are told to wait."""
     keep_alive_s: Seconds = 10.0
@@ -373,6 +392,7 @@ class Settings(BaseModel):
             "logprobs": self.upstream_logprobs,
             "first_token_s": self.upstream_first_token_timeout_s,
             "idle_s": self.upstream_idle_timeout_s,
+            "hedge_after_s": self.upstream_hedge_after_s,
         }
 
     def supervision(self) -> Supervision | None:

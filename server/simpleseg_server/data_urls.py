@@ -8,7 +8,9 @@ from simpleseg_server.config import Settings
 from simpleseg_server.errors import ApiError, image_url_blocked
 from simpleseg_server.images import too_large
 
-_DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.=+-]+)*?)(;base64)?", re.ASCII)
+_DATA_URL = re.compile(
+    r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.=+-]+)*?)(;base64)?", re.ASCII | re.IGNORECASE
+)
 _MAX_DATA_URL_HEAD = 256
 _BASE64_SLICE = 2**18
 """Characters, a multiple of four."""

@@ -44,7 +44,7 @@ class _Decoder:
 
     def has_ended(self) -> bool:
         """Asked of one without work, which has nothing to say but that."""
-        return bool(select.select([self.channel], [], [], 0)[0])
+        return _speaks(self.channel)
 
 
 class _Nursery:
@@ -73,6 +73,10 @@ class _Nursery:
                 env=_environment(),
                 start_new_session=True,
             )
+
+    def has_ended(self) -> bool:
+        """Asked when it has nothing to answer."""
+        return _speaks(self._control)
 
     def fork(self) -> _Decoder:
         """Raises NoDecoderError."""
@@ -135,6 +139,8 @@ class DecodePool:
             self._started()
 
     def _started(self) -> _Nursery:
+        if self._nursery is not None and self._nursery.has_ended():
+            self._forget(self._nursery)
         if self._nursery is None:
             self._nursery = _Nursery(self._limits)
         return self._nursery
@@ -203,7 +209,7 @@ class DecodePool:
     def _end(self, nursery: _Nursery, decoder: _Decoder, error: OSError) -> Fault:
         """What to say of a file that its decoder did not survive."""
         status = -signal.SIGKILL
-        with self._lock, suppress(OSError, NoDecoderError):  # then the next ``read`` mends it
+        with self._lock, suppress(OSError, NoDecoderError):  # then the next ``read`` starts anew
             status = nursery.reap(decoder)
             if nursery is self._nursery:
                 self._living -= 1
@@ -211,6 +217,11 @@ class DecodePool:
         is_late = status == -signal.SIGPROF or isinstance(error, TimeoutError)
         self._on_death("timeout" if is_late else "crash")
         return "image_decode_timeout" if is_late else "image_decode_failed"
+
+
+def _speaks(channel: socket.socket) -> bool:
+    """Whether it has anything to read, its end included."""
+    return bool(select.select([channel], [], [], 0)[0])
 
 
 def _environment() -> dict[str, str]:

@@ -50,6 +50,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "upstream_logprobs",
         "upstream_first_token_timeout_s",
         "upstream_idle_timeout_s",
+        "upstream_hedge_after_s",
     ),
     "Images by URL": (
         "image_urls",

@@ -19,7 +19,7 @@ from simpleseg.schema import (
 )
 from simpleseg_polygon.codec import ParseWarning, parse_region
 from simpleseg_polygon.geometry import WHOLE, Box
-from simpleseg_server.admission import Admission
+from simpleseg_server.admission import Admission, WaitedTooLongError
 from simpleseg_server.answers import (
     Answer,
     Frame,
@@ -114,6 +114,8 @@ class Segmenter:
         decoded. Raises ApiError."""
         check_limits(call, self.settings, self.engine.capabilities)
         deadline = self._deadline(call.request.deadline_ms, times)
+        if call.request.deadline_ms is not None:
+            self.admission.require_time(deadline - asyncio.get_running_loop().time())
         if call.image_url is not None:
             async with turns or nullcontext():
                 with times.measure("fetch"):
@@ -182,7 +184,7 @@ class Segmenter:
 
         Raises ApiError 503 where the engine failed on all of them: ``overloaded`` where it had too
         much to do, else ``engine_unavailable``; ``queue_timeout`` where the server's own time limit
-        passed before it wrote anything.
+        passed before it wrote anything, or the time for which prompts may wait.
         """
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -313,6 +315,8 @@ class Segmenter:
             if isinstance(error, PromptRefusedError):
                 return ApiError(422, error.code, _REFUSALS[error.code])
         usual_s = self.settings.retry_after_s
+        if any(isinstance(error, WaitedTooLongError) for error in errors):
+            return queue_timeout(usual_s)
         waits = [
             error.retry_after_s or usual_s
             for error in errors

@@ -70,6 +70,7 @@ class Services:
             slots=settings.max_running_prompts or engine.capabilities.max_concurrency,
             max_queued_requests=settings.max_queued_requests,
             retry_after_s=settings.retry_after_s,
+            max_queue_s=settings.max_queue_s,
         )
         self.metrics.watch(lambda: admission.requests, lambda: admission.waiting_prompts)
         return Segmenter(

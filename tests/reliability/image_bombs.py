@@ -160,6 +160,10 @@ def code_of(response: httpx2.Response) -> str:
     return "" if response.status_code == 200 else str(response.json()["error"]["code"])
 
 
+def refusal(response: httpx2.Response) -> tuple[int, str]:
+    return response.status_code, code_of(response)
+
+
 def _reset(process: psutil.Process) -> float:
     """Forget the most memory that a process has had; what it has now, in MiB."""
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")

@@ -10,16 +10,21 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from starlette.testclient import TestClient
 
 import simpleseg_server
+from simpleseg_polygon.codec import parse_region
+from simpleseg_polygon.geometry import ImageSize, Point, Region
+from simpleseg_polygon.raster import region_to_rle
 from simpleseg_server.app import create_app
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import (
@@ -417,3 +422,33 @@ time.sleep(600)
     server.kill()
     server.wait()
     child.wait(30)
+
+
+def test_G12_extreme_coordinates_and_many_vertices_take_bounded_time() -> None:
+    """Written by hand: an engine that keeps to the grammar never would."""
+    ring = ", ".join(["[9e99, -2147483648]", "[0.1, 0.1]", "[-1e300, nan]", "[0.7, 0.2]"] * 5000)
+    began = time.process_time()
+    region = parse_region(f"[[{ring}]]").value
+    region_to_rle(region, ImageSize(8192, 8192))
+    seconds = time.process_time() - began
+    square = Region((tuple(Point(x, y) for x, y in ((0, 0), (1, 0), (1, 1), (0, 1))),))
+    began = time.process_time()
+    for _ in range(20):
+        region_to_rle(square, ImageSize(8192, 8192))
+    usual = (time.process_time() - began) / 20
+    assert sum(map(len, region.parts)) <= 8192
+    assert seconds < 1000 * max(usual, 1e-3)
+
+
+def test_G13_256_parts_on_50_megapixels_take_the_memory_of_their_outlines() -> None:
+    rng = np.random.default_rng(0)
+    parts = []
+    for x, y in rng.random((256, 2)) * 0.9:
+        corners = ((x, y), (x + 0.08, y), (x + 0.08, y + 0.08), (x, y + 0.08))
+        parts.append(tuple(Point(float(a), float(b)) for a, b in corners))
+    size = ImageSize(10_000, 5_000)
+    tracemalloc.start()
+    region_to_rle(Region(tuple(parts)), size)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < size.width * size.height / 2, "half of a mask of a byte for each pixel"

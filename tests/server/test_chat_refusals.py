@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from simpleseg_server.engines.base import ClientGrammar
+from simpleseg_server.engines.base import ClientGrammar, GrammarKind
 from simpleseg_server.grammar_judge import GrammarJudge
 
 from .asking import refusal
@@ -33,7 +33,7 @@ def test_grammars_of_clients(client: Any, image64: str, name: str, value: Any) -
     assert refused(client, user(image64), **fields) == (400, "parameter_not_allowed", name)
 
 
-GRAMMARS: list[tuple[dict[str, Any], str, Any]] = [
+GRAMMARS: list[tuple[dict[str, Any], GrammarKind, Any]] = [
     ({"response_format": {"type": "json_schema", "json_schema": SCHEMA}}, "json", SCHEMA["schema"]),
     ({"response_format": {"type": "json_object"}}, "json_object", True),
     ({"structured_outputs": {"json": {"type": "object"}}}, "json", {"type": "object"}),

@@ -21,7 +21,7 @@ from simpleseg_server.routes.segment import (
     read_request_body,
     unless_disconnected,
 )
-from simpleseg_server.services import Services, services_of
+from simpleseg_server.services import Services, owner_of, services_of
 from simpleseg_server.sse import DONE, EventStream, encode, event_stream
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -58,12 +58,13 @@ async def chat_completions(request: Request) -> Response:
     services = services_of(request)
     services.keeper.require_ready()
     async with AsyncExitStack() as held:
-        held.enter_context(services.segmenter.admission.enter())
+        ticket = held.enter_context(services.segmenter.admission.enter(owner_of(request)))
         chat = await _prepare(request)
         if chat.request.stream:
             chunks = chat.stream()
             held.push_async_callback(chunks.aclose)
             coming = await first_of(request, chunks, held)
+            ticket.pin()  # its answer has begun
             sent = _encoded(request, coming, chunks)
             return EventStream(sent, held.pop_all(), services.settings.keep_alive_s)
         completion = await unless_disconnected(request, chat.complete())
