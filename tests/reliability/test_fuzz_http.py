@@ -47,7 +47,9 @@ def mutated(draw: random.Random) -> bytes:
     """A request with one to four faults in it, most of them in its head."""
     data = bytearray(sound(draw))
     for _ in range(draw.randint(1, 4)):
-        place = draw.randrange(min(len(data), 200) if draw.random() < 0.7 else len(data)) or 0
+        if not data:
+            break
+        place = draw.randrange(min(len(data), 200) if draw.random() < 0.7 else len(data))
         kind = draw.randrange(5)
         if kind == 0:
             data[place] ^= 1 << draw.randrange(8)
