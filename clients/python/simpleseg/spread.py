@@ -1,12 +1,12 @@
 """Records worked on by several processes, on one machine or many: what `--ray` does."""
 
-import json
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Work = Callable[[Sequence[Any]], Sequence[Any]]
-"""Does some records; what it is given and returns is JSON."""
+"""Does some records, and returns as many results; both are pickled."""
 
 TOGETHER = 16
 TRIES = 3
@@ -55,7 +55,7 @@ def _pass(
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = -1
     context.enable_progress_bars = False
-    rows = [{"number": number, "item": json.dumps(item)} for number, item in left.items()]
+    rows = [{"number": number, "item": pickle.dumps(item)} for number, item in left.items()]
     blocks = -(-len(rows) // together)
     answers = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
         _Worker,
@@ -67,7 +67,7 @@ def _pass(
         max_task_retries=TRIES - 1,
     )
     for row in answers.iter_rows():
-        yield int(row["number"]), json.loads(row["result"])
+        yield int(row["number"]), pickle.loads(row["result"])
 
 
 class _Worker:
@@ -75,9 +75,9 @@ class _Worker:
         self._work = make()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        items = [json.loads(item) for item in batch["item"]]
+        items = [pickle.loads(item) for item in batch["item"]]
         try:
             results = [{"done": one} for one in self._work(items)]
         except Exception as error:  # a fault of the program must end the run, not leave records out
             results = [{"error": f"{type(error).__name__}: {error}"}] * len(items)
-        return {"number": batch["number"], "result": [json.dumps(one) for one in results]}
+        return {"number": batch["number"], "result": [pickle.dumps(one) for one in results]}
