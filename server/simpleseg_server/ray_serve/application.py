@@ -15,7 +15,6 @@ from simpleseg_server.engines.base import Engine
 from simpleseg_server.logs import set_up
 from simpleseg_server.ray_serve.front import ReplicatedEngine
 from simpleseg_server.ray_serve.replica import EngineFactory, EngineReplica
-from simpleseg_server.ray_serve.routing import ImageAffinityRouter
 
 ENGINES, FRONT_ENDS = "engines", "front-ends"
 UNDER_WAY = 8
@@ -66,7 +65,10 @@ def application(plan: Plan, make: EngineFactory) -> Application:
         graceful_shutdown_timeout_s=settings.max_deadline_ms / 1e3,
         health_check_period_s=2.0,
         max_surge_percent=plan.surge_percent,
-        request_router_config=RequestRouterConfig(request_router_class=ImageAffinityRouter),
+        request_router_config=RequestRouterConfig(
+            request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
+            request_router_kwargs={"num_fallback_replicas": plan.max_engines},
+        ),
         **_numbers(plan, under_way),
     )
     front_ends = serve.deployment(

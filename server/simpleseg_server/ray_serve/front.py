@@ -96,7 +96,9 @@ class ReplicatedEngine:
 
     async def _answer(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """The answer of one replica. Raises EngineDeadError where another one might answer."""
-        frames = self._handle.options(stream=True).generate.remote(request)
+        # The router's sessions are images: all requests on one go to the replica that cached it.
+        handle = self._handle.options(stream=True, session_id=request.image_key)
+        frames = handle.generate.remote(request)
         is_whole = False
         try:
             async with aclosing(unframed(frames)) as deltas:
