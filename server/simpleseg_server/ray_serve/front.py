@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from simpleseg_server.engines.base import (
@@ -107,9 +107,9 @@ class ReplicatedEngine:
                     yield delta
         except (BackPressureError, DeploymentUnavailableError) as error:
             raise EngineOverloadedError(type(error).__name__) from error
-        except RayActorError as error:
+        except (RayActorError, ObjectLostError) as error:
             raise EngineDeadError(type(error).__name__) from error
-        except RayTaskError as error:
+        except RayError as error:
             raise EngineError(f"{type(error).__name__} in the replica") from error
         finally:
             if not is_whole:
