@@ -14,7 +14,7 @@ VLLM_VENV ?= .venv-vllm
 RAY_VENV ?= .venv-ray
 AIPERF_VENV ?= .venv-aiperf
 
-.PHONY: demo train-demo docs test test-slow fuzz-api test-vllm test-ray bench-aiperf lint format clean
+.PHONY: demo train-demo docs test test-slow catalogue fuzz-api fuzz-images test-vllm bench-aiperf lint format clean engine-kills fuzz-http fuzz-text soak mutations test-ray
 
 demo: $(VENV)/.installed-server
 	$(BIN)/python examples/demo.py
@@ -56,13 +56,40 @@ test: lint
 test-slow: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -q -m "slow and not vllm and not ray"
 
+# Which faults of tests/reliability/catalogue.toml a test proves.
+catalogue: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -qq --collect-only --catalogue
+
 # Requests made from the OpenAPI document, and from its negation, to a server with the shipped model.
 fuzz-api: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -q -s -m slow tests/server/test_openapi_fuzz.py -k demo_model
 
+# Damaged image files, IMAGE_MUTANTS of them (50,000).
+fuzz-images: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -q -s -m slow tests/reliability/test_image_mutants.py
+
+# 2,000 requests that are almost HTTP, and 100,000 texts that are almost answers.
+fuzz-http: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -q -s -m slow tests/reliability/test_fuzz_http.py
+
+fuzz-text: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -q -s -m slow tests/reliability/test_fuzz_text.py
+
+# 100,000 good and bad requests, after which nothing may be left over.
+soak: $(VENV)/.installed-all
+	$(BIN)/python benchmarks/soak.py --json
+
+# Guards are removed one by one: do the tests notice?
+mutations: $(VENV)/.installed-all
+	$(BIN)/python tests/reliability/mutations.py
+
 test-vllm: $(VLLM_VENV)/.installed
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -q -m vllm
 
+# A hundred kills and some stops under load: what clients see.
+engine-kills: $(VENV)/.installed-all
+	$(BIN)/python benchmarks/engine_kills.py --json
+	$(BIN)/python benchmarks/engine_kills.py --engine embedded --spare --answers 0 --json
 # Replicas, killed and replaced under load: on a machine with other work it takes minutes.
 test-ray: $(RAY_VENV)/.installed
 	$(RAY_VENV)/bin/python -m pytest -q -m ray tests/ray

@@ -113,8 +113,11 @@ def load_settings(file: Path | None, options: Mapping[str, Any]) -> "Loaded":
 
 def application_of(settings: "Settings", on_failure: Callable[[], None]) -> "FastAPI":
     """The server as an ASGI application, not yet started."""
+    from simpleseg_server.imports import without_collection
+
     engine = engine_of(settings)
-    from simpleseg_server.app import create_app
+    with extra("server"), without_collection():
+        from simpleseg_server.app import create_app
 
     return create_app(settings, engine, on_engine_failure=on_failure)
 
@@ -134,6 +137,7 @@ def engine_of(settings: "Settings") -> "Engine":
             draft=settings.draft,
             vllm_options=settings.vllm_options(),
             upstreams=settings.remote_options(),
+            supervision=settings.supervision(),
         )
     except ValueError as error:
         raise Failure(str(error)) from error

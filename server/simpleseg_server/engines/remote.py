@@ -43,7 +43,7 @@ from simpleseg_server.engines.upstream_http import (
 )
 from simpleseg_server.engines.upstreams import Address, Breaker, Upstream, choose
 from simpleseg_server.engines.warm_up import warm_up_request
-from simpleseg_server.images import EngineSize
+from simpleseg_server.pixels import EngineSize
 
 logger = logging.getLogger("simpleseg_server")
 

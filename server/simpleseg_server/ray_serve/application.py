@@ -137,7 +137,7 @@ class _FrontEnd:
 
 def _is_any_running(app_name: str) -> bool:
     states = serve.status().applications[app_name].deployments[ENGINES].replica_states
-    return states.get("RUNNING", 0) > 0
+    return bool(states.get("RUNNING", 0))
 
 
 def build_engine(settings: Settings) -> Engine:
