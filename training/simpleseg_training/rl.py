@@ -15,8 +15,11 @@ from simpleseg_training.finetune import as_dataset, begin, common_arguments, opt
 from simpleseg_training.pairs import Pair, Pairs, open_pairs
 from simpleseg_training.processing import Start
 from simpleseg_training.rewards import REWARDED, reward_functions
+from simpleseg_training.sampling import SharedPromptRollout
 from simpleseg_training.server_rollouts import ServerRollout
 from simpleseg_training.train_config import RlConfig, checked
+
+Rollout = Callable[[list[Any], Any], dict[str, Any]]
 
 
 def question(pair: Pair, start: Start) -> dict[str, Any]:
@@ -51,7 +54,7 @@ def train(config: RlConfig, out: Path, tell: Callable[[str], None] = print) -> P
         processing_class=start.processor,
         reward_funcs=functions,
         optimizers=(optimizer_of(model, config.optimisation), None),
-        rollout_func=_server(config, start, out),
+        rollout_func=_rollout(config, start, model, out),
     )
     return run(trainer, config, start, out, tell)
 
@@ -68,12 +71,13 @@ def _rewarded(config: RlConfig) -> Pairs:
     return open_pairs(known)
 
 
-def _server(config: RlConfig, start: Start, out: Path) -> ServerRollout | None:
-    server = config.rollouts.server
-    if server is None:
-        return None
+def _rollout(config: RlConfig, start: Start, model: Any, out: Path) -> Rollout | None:
+    """How answers are sampled, where it is not by transformers' own loop."""
+    rollouts = config.rollouts
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # the warning that rollout functions may change
-    return ServerRollout(server, config.rollouts, start, out)
+    if rollouts.server is not None:
+        return ServerRollout(rollouts.server, rollouts, start, out)
+    return SharedPromptRollout(rollouts, start, model) if rollouts.shared_prompt else None
 
 
 def arguments(config: RlConfig, weights: list[float], out: Path) -> GRPOConfig:
