@@ -1,12 +1,12 @@
 """What training changed: two checkpoints on the same held-out scenes.
 
-    python benchmarks/paired.py BEFORE AFTER [--quick] [--json] [--limit 500]
+    python benchmarks/paired.py BEFORE AFTER [--quick] [--json] [--limit 500] [--target box]
 
-Greedy answers without the grammar, in float32. Both are asked the same questions for regions, so
-that the difference has a standard error of its own, smaller than that of either mean. The last line
-printed with ``--json`` is one object: hardware, and for each data set ``n``, ``before`` and
-``after`` (mean IoU), ``difference`` with its ``standard_error`` and ``interval`` (95 %, bootstrap
-over scenes), and of both the mean ``characters`` and the share of ``valid`` answers.
+Greedy answers without the grammar, in float32. Both are asked the same questions, for regions or
+boxes, so that the difference has a standard error of its own, smaller than that of either mean. The
+last line printed with ``--json`` is one object: hardware, and for each data set ``n``, ``before``
+and ``after`` (mean IoU), ``difference`` with its ``standard_error`` and ``interval`` (95 %,
+bootstrap over scenes), and of both the mean ``characters`` and the share of ``valid`` answers.
 """
 
 import argparse
@@ -80,12 +80,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="10 scenes of each data set")
     parser.add_argument("--json", action="store_true", help="print one JSON object, last")
     parser.add_argument("--limit", type=int, default=500, help="scenes of each data set")
+    parser.add_argument("--target", choices=("region", "box"), default="region")
     options = parser.parse_args()
     torch.set_num_threads(1)  # threads that wait for each other are slower on a busy machine
     limit = 10 if options.quick else options.limit
     results = {}
     for data in DATA:
-        pairs = held_out(data, limit, "test")
+        pairs = held_out(data, limit, "test", options.target)
         results[data] = compare(
             answers(options.before, pairs), answers(options.after, pairs), pairs
         )

@@ -1,17 +1,23 @@
 """Answers sampled with a shared prompt are those of transformers' own loop."""
 
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
+from statistics import pvariance
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import Tokenizer
 
 from simpleseg_training.model import ModelSize
 from simpleseg_training.processing import Start, load_start
 from simpleseg_training.rollout import conversation
-from simpleseg_training.sampling import SharedPromptRollout, sample
+from simpleseg_training.sampling import SharedPromptRollout, most_telling, sample
 from simpleseg_training.scenes import render_scene
 from simpleseg_training.train_config import ModelConfig, Rollouts
 
@@ -29,14 +35,20 @@ def start(tmp_path: Path, tokenizer: Tokenizer, tiny: ModelSize) -> Start:
     return made
 
 
+def _score(texts: Sequence[str], truths: Any, ids: Sequence[Sequence[int]]) -> list[float]:
+    """The longer the better, up to what there may be."""
+    return [float(len(one)) for one in ids]
+
+
 def _chats() -> list[list[dict[str, Any]]]:
     images = [Image.fromarray(render_scene(i, 1, 3, 64).image_hw3) for i in range(len(PHRASES))]
     return [conversation(image, text) for image, text in zip(images, PHRASES, strict=True)]
 
 
-def _inputs(start: Start) -> Any:
+def _inputs(start: Start, which: tuple[int, ...] = (0, 1, 2)) -> Any:
+    chats = _chats()
     return start.processor.apply_chat_template(
-        _chats(),
+        [chats[i] for i in which],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
@@ -73,18 +85,25 @@ def test_tokens_are_drawn_as_the_model_says(start: Start) -> None:
     assert (found - wanted).abs().sum() / 2 < 0.5 * (wanted > 0.5 / 2000).sum() ** 0.5 / 2000**0.5
 
 
+class Trainer:
+    """What a rollout wants of TRL's."""
+
+    def __init__(self, model: Any) -> None:
+        self.accelerator, self.model = self, model
+        self._metrics: dict[str, Any] = {"train": defaultdict(list)}
+
+    def unwrap_model(self, model: Any) -> Any:
+        return model
+
+
+def _prompts(*numbers: int) -> list[list[dict[str, Any]]]:
+    chats = _chats()
+    return [[chats[i][0] | {"truth": None}] for i in numbers]
+
+
 def test_a_rollout_puts_answers_beside_their_prompts(start: Start) -> None:
-    class Accelerator:
-        def unwrap_model(self, model: Any) -> Any:
-            return model
-
-    class Trainer:
-        accelerator = Accelerator()
-        model = start.model
-
-    first, second, _ = _chats()
-    rollout = SharedPromptRollout(Rollouts(max_tokens=5), start, start.model)
-    made = rollout([first, first, second], Trainer())
+    rollout = SharedPromptRollout(Rollouts(max_tokens=5), start, start.model, _score)
+    made = rollout(_prompts(0, 0, 1), Trainer(start.model))
     assert len(made["completion_ids"]) == len(made["prompt_ids"]) == 3
     assert made["prompt_ids"][0] == made["prompt_ids"][1] != made["prompt_ids"][2]
     pad = start.processor.tokenizer.pad_token_id
@@ -92,9 +111,32 @@ def test_a_rollout_puts_answers_beside_their_prompts(start: Start) -> None:
     assert all(1 <= len(ids) <= 5 for ids in made["completion_ids"])
 
 
+def test_of_many_answers_those_are_kept_that_differ_most(start: Start) -> None:
+    rollouts = Rollouts(max_tokens=60, oversample=16)
+    trainer = Trainer(start.model)
+    torch.manual_seed(0)
+    made = SharedPromptRollout(rollouts, start, start.model, _score)(_prompts(0, 0, 2), trainer)
+    torch.manual_seed(0)
+    every = sample(start.model, _inputs(start, (0, 2)), [32, 16], 60, rollouts.temperature)
+    lengths = [len(ids) for ids in every]
+    kept = [len(ids) for ids in made["completion_ids"]]
+    assert sorted(kept[:2]) == [min(lengths[:32]), max(lengths[:32])]
+    assert kept[2] in lengths[32:]
+    assert trainer._metrics["train"]["rollouts/reward"] == [pytest.approx(sum(lengths) / 48)]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.data())
+def test_no_choice_varies_more(scores: list[float], data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, len(scores)))
+    kept = most_telling(scores, count)
+    assert len(set(kept)) == count
+    most = max(pvariance(choice) for choice in combinations(scores, count))
+    assert pvariance([scores[i] for i in kept]) == pytest.approx(most)
+
+
 def test_models_and_settings_that_it_does_not_know_are_refused(start: Start) -> None:
     with pytest.raises(ValueError, match="top_p"):
-        SharedPromptRollout(Rollouts(top_p=0.9), start, start.model)
+        SharedPromptRollout(Rollouts(top_p=0.9), start, start.model, _score)
     start.model.config.model_type = "qwen2_5_vl"
     with pytest.raises(ValueError, match="Qwen3-VL"):
-        SharedPromptRollout(Rollouts(), start, start.model)
+        SharedPromptRollout(Rollouts(), start, start.model, _score)

@@ -14,7 +14,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from simpleseg_training.finetune import as_dataset, begin, common_arguments, optimizer_of, run
 from simpleseg_training.pairs import Pair, Pairs, open_pairs
 from simpleseg_training.processing import Start
-from simpleseg_training.rewards import REWARDED, reward_functions
+from simpleseg_training.rewards import REWARDED, Score, reward_functions, weighted
 from simpleseg_training.sampling import SharedPromptRollout
 from simpleseg_training.server_rollouts import ServerRollout
 from simpleseg_training.train_config import RlConfig, checked
@@ -26,7 +26,7 @@ def question(pair: Pair, start: Start) -> dict[str, Any]:
     """A pair as TRL takes it: a question, its image, and the truth for the rewards."""
     return {
         "image": start.fitted(pair.image),
-        "prompt": [{"role": "user", "content": pair.instruction}],
+        "prompt": [{"role": "user", "content": pair.instruction, "truth": pair.truth}],
         "truth": pair.truth,
     }
 
@@ -54,7 +54,7 @@ def train(config: RlConfig, out: Path, tell: Callable[[str], None] = print) -> P
         processing_class=start.processor,
         reward_funcs=functions,
         optimizers=(optimizer_of(model, config.optimisation), None),
-        rollout_func=_rollout(config, start, model, out),
+        rollout_func=_rollout(config, start, model, weighted(functions, weights), out),
     )
     return run(trainer, config, start, out, tell)
 
@@ -71,13 +71,15 @@ def _rewarded(config: RlConfig) -> Pairs:
     return open_pairs(known)
 
 
-def _rollout(config: RlConfig, start: Start, model: Any, out: Path) -> Rollout | None:
+def _rollout(config: RlConfig, start: Start, model: Any, score: Score, out: Path) -> Rollout | None:
     """How answers are sampled, where it is not by transformers' own loop."""
     rollouts = config.rollouts
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # the warning that rollout functions may change
     if rollouts.server is not None:
         return ServerRollout(rollouts.server, rollouts, start, out)
-    return SharedPromptRollout(rollouts, start, model) if rollouts.shared_prompt else None
+    if rollouts.oversample > 1 and not rollouts.shared_prompt:
+        raise ValueError("rollouts.oversample: needs rollouts.shared_prompt")
+    return SharedPromptRollout(rollouts, start, model, score) if rollouts.shared_prompt else None
 
 
 def arguments(config: RlConfig, weights: list[float], out: Path) -> GRPOConfig:

@@ -5,9 +5,10 @@ the demo model's size, being mostly its own work between the matrix products. He
 through transformers' forward pass, and the answers through the parameters of its text layers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from statistics import pvariance
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simpleseg_training.forward import rotate
+from simpleseg_training.pairs import Truth
 from simpleseg_training.processing import Start
+from simpleseg_training.rewards import Score
 from simpleseg_training.train_config import Rollouts
 
 _WORTH_DROPPING = 0.8  # rows that have ended are dropped when no more than this share goes on
@@ -32,13 +35,14 @@ class SharedPromptRollout:
     """TRL's ``rollout_func``: conversations, of which equal ones are neighbours -> token ids of
     prompts and answers. Raises ValueError for a model or settings that it does not know."""
 
-    def __init__(self, rollouts: Rollouts, start: Start, model: Any) -> None:
+    def __init__(self, rollouts: Rollouts, start: Start, model: Any, score: Score) -> None:
         if not can_sample(model):
             raise ValueError("rollouts.shared_prompt: is for Qwen3-VL without adapters alone")
         if rollouts.top_p < 1:
             raise ValueError("rollouts.shared_prompt: samples with top_p = 1 alone")
         self._rollouts = rollouts
         self._processor = start.processor
+        self._score = score
 
     def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         groups = [list(group) for _, group in groupby(prompts, _what_is_asked)]
@@ -51,17 +55,54 @@ class SharedPromptRollout:
             return_tensors="pt",
             processor_kwargs={"padding": True, "padding_side": "left"},
         ).to(model.device)
+        truths = [group[0][0]["truth"] for group in groups]
         counts = [len(group) for group in groups]
-        answers = sample(
-            model, inputs, counts, self._rollouts.max_tokens, self._rollouts.temperature
-        )
-        rows = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
-        asked = [ids[real].tolist() for ids, real in rows]
+        answers = [
+            answer
+            for kept in self._answers(model, inputs, counts, truths, trainer)
+            for answer in kept
+        ]
+        rows = zip(inputs["input_ids"], inputs["attention_mask"].bool(), counts, strict=True)
         return {
-            "prompt_ids": [ids for ids, n in zip(asked, counts, strict=True) for _ in range(n)],
+            "prompt_ids": [ids[real].tolist() for ids, real, n in rows for _ in range(n)],
             "completion_ids": answers,
             "logprobs": None,  # what TRL would use them for, it does with its own vLLM alone
         }
+
+    def _answers(
+        self,
+        model: Any,
+        inputs: Any,
+        counts: list[int],
+        truths: list[Truth],
+        trainer: Any,
+    ) -> Iterator[list[list[int]]]:
+        """Of each group the answers to learn from."""
+        rollouts = self._rollouts
+        sampled = [n * rollouts.oversample for n in counts]
+        ids = sample(model, inputs, sampled, rollouts.max_tokens, rollouts.temperature)
+        if rollouts.oversample == 1:
+            yield ids
+            return
+        texts = self._processor.batch_decode(ids, skip_special_tokens=True)
+        of_each = [t for t, n in zip(truths, sampled, strict=True) for _ in range(n)]
+        scores = self._score(texts, of_each, ids)
+        trainer._metrics["train"]["rollouts/reward"].append(sum(scores) / len(scores))
+        for n, size in zip(counts, sampled, strict=True):
+            group, ids = ids[:size], ids[size:]
+            earned, scores = scores[:size], scores[size:]
+            yield [group[i] for i in most_telling(earned, n)]
+
+
+def most_telling(scores: Sequence[float], count: int) -> list[int]:
+    """Which ``count`` of the scores vary most: some of the best and some of the worst.
+
+    >>> most_telling([0.5, 0.9, 0.1, 0.6], 2)
+    [2, 1]
+    """
+    order = sorted(range(len(scores)), key=scores.__getitem__)
+    choices = [order[:low] + order[len(order) - count + low :] for low in range(count + 1)]
+    return max(choices, key=lambda choice: pvariance([scores[i] for i in choice]))
 
 
 def _what_is_asked(prompt: list[dict[str, Any]]) -> list[Any]:
