@@ -11,9 +11,10 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
 VLLM_VENV ?= .venv-vllm
+RAY_VENV ?= .venv-ray
 AIPERF_VENV ?= .venv-aiperf
 
-.PHONY: demo train-demo docs test test-slow fuzz-api test-vllm bench-aiperf lint format clean
+.PHONY: demo train-demo docs test test-slow catalogue fuzz-api fuzz-images test-vllm bench-aiperf lint format clean engine-kills fuzz-http fuzz-text soak mutations test-ray
 
 demo: $(VENV)/.installed-server
 	$(BIN)/python examples/demo.py
@@ -50,17 +51,48 @@ docs: $(VENV)/.installed-all
 	$(BIN)/mkdocs build --strict
 
 test: lint
-	$(BIN)/python -m pytest -q -m "not slow and not vllm"
+	$(BIN)/python -m pytest -q -m "not slow and not vllm and not ray"
 
 test-slow: $(VENV)/.installed-all
-	$(BIN)/python -m pytest -q -m "slow and not vllm"
+	$(BIN)/python -m pytest -q -m "slow and not vllm and not ray"
+
+# Which faults of tests/reliability/catalogue.toml a test proves.
+catalogue: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -qq --collect-only --catalogue
 
 # Requests made from the OpenAPI document, and from its negation, to a server with the shipped model.
 fuzz-api: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -q -s -m slow tests/server/test_openapi_fuzz.py -k demo_model
 
+# Damaged image files, IMAGE_MUTANTS of them (50,000).
+fuzz-images: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -q -s -m slow tests/reliability/test_image_mutants.py
+
+# 2,000 requests that are almost HTTP, and 100,000 texts that are almost answers.
+fuzz-http: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -q -s -m slow tests/reliability/test_fuzz_http.py
+
+fuzz-text: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -q -s -m slow tests/reliability/test_fuzz_text.py
+
+# 100,000 good and bad requests, after which nothing may be left over.
+soak: $(VENV)/.installed-all
+	$(BIN)/python benchmarks/soak.py --json
+
+# Guards are removed one by one: do the tests notice?
+mutations: $(VENV)/.installed-all
+	$(BIN)/python tests/reliability/mutations.py
+
 test-vllm: $(VLLM_VENV)/.installed
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -q -m vllm
+
+# A hundred kills and some stops under load: what clients see.
+engine-kills: $(VENV)/.installed-all
+	$(BIN)/python benchmarks/engine_kills.py --json
+	$(BIN)/python benchmarks/engine_kills.py --engine embedded --spare --answers 0 --json
+# Replicas, killed and replaced under load: on a machine with other work it takes minutes.
+test-ray: $(RAY_VENV)/.installed
+	$(RAY_VENV)/bin/python -m pytest -q -m ray tests/ray
 
 # Our load generator beside another one, on the same server.
 bench-aiperf: $(VENV)/.installed-all $(AIPERF_VENV)/.installed
@@ -77,7 +109,7 @@ format: $(VENV)/.installed-all
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) $(AIPERF_VENV) demo-output screenshots site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(RAY_VENV) $(AIPERF_VENV) demo-output screenshots site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -94,6 +126,12 @@ $(VENV)/.installed-all: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(TORCH) --editable '.[server,training,bench,test,docs]'
 	$(BIN)/python -m pip install --quiet --no-deps 'moondream>=2.6,<3'
 	@touch $@ $(VENV)/.installed-server
+
+$(RAY_VENV)/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(RAY_VENV)/bin/python || $(PYTHON) -m venv $(RAY_VENV)
+	$(RAY_VENV)/bin/python -m pip install --quiet $(TORCH) --editable '.[server,training,bench,test,ray]'
+	@touch $@
 
 # It brings a web framework, a message queue and dozens of others.
 $(AIPERF_VENV)/.installed:

@@ -16,7 +16,8 @@ from PIL import Image
 from simpleseg_polygon.geometry import ImageSize, Point, Region
 from simpleseg_polygon.raster import region_to_rle
 from simpleseg_server.config import Settings
-from simpleseg_server.images import EngineSize, decode
+from simpleseg_server.images import decode, judged
+from simpleseg_server.pixels import EngineSize
 
 SPAWN = multiprocessing.get_context("spawn")
 WANTED = EngineSize(max_pixels=1280 * 28 * 28)
@@ -104,7 +105,7 @@ def decoding(largest: int, repeat: int) -> dict[str, Any]:
     rows: list[Row] = []
     for height, width in image_sizes(largest):
         data = photograph(height, width)
-        times = [_cpu_ms(partial(decode, data, WANTED, Settings(), "image")) for _ in range(repeat)]
+        times = [_cpu_ms(partial(_decode, data)) for _ in range(repeat)]
         megapixels = height * width / 1e6
         handed = min(megapixels, WANTED.max_pixels / 1e6)
         rows.append(((1.0, megapixels, handed), statistics.median(times)))
@@ -121,10 +122,15 @@ def memory(largest: int) -> dict[str, Any]:
     return checked(["mib", "mib_per_megapixel"], rows, every_third)
 
 
+def _decode(data: bytes) -> None:
+    settings = Settings()
+    decode(judged(data, WANTED, settings, "image"), settings, "image")
+
+
 def _decoding_mib(data: bytes) -> float:
-    decode(photograph(96, 128), WANTED, Settings(), "image")
+    _decode(photograph(96, 128))
     before = _largest_mib()
-    decode(data, WANTED, Settings(), "image")
+    _decode(data)
     return max(_largest_mib() - before, 0.01)
 
 

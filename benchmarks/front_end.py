@@ -26,8 +26,10 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import httpx2
+import numpy as np
 import uvicorn
 from drafting_engines import DATA, DEMO_MODEL, PACKAGES, SPLIT, EngineName
+from numpy.typing import NDArray
 from PIL import Image
 from poster import Answered, Poster, closed_loop, poster
 from provenance import provenance
@@ -40,7 +42,8 @@ from simpleseg_server.engines.base import Engine, GenerationRequest
 from simpleseg_server.engines.transformers import TransformersEngine
 from simpleseg_server.engines.vllm import VllmEngine
 from simpleseg_server.engines.vllm_backend import VllmOptions
-from simpleseg_server.images import EngineSize, decode
+from simpleseg_server.images import decode, judged
+from simpleseg_server.pixels import EngineSize
 from simpleseg_server.serving import bind
 from simpleseg_training.cases import load_cases
 
@@ -140,7 +143,7 @@ def make_scenes(engine: Engine, count: int) -> list[Scene]:
         }
         request = GenerationRequest(
             request_id=f"engine {number}",
-            image_hw3=decode(buffer.getvalue(), wanted, Settings(), "image").pixels_hw3,
+            image_hw3=pixels_of(buffer.getvalue(), wanted),
             image_key=f"engine {number}",
             instruction=instruction("region", case.phrase),
             target="region",
@@ -149,6 +152,11 @@ def make_scenes(engine: Engine, count: int) -> list[Scene]:
         )
         scenes.append(Scene(json.dumps(body), request))
     return scenes
+
+
+def pixels_of(data: bytes, wanted: EngineSize) -> NDArray[np.uint8]:
+    settings = Settings()
+    return decode(judged(data, wanted, settings, "image"), settings, "image").pixels_hw3
 
 
 async def engine_ms(engine: Engine, request: GenerationRequest) -> float:

@@ -229,7 +229,7 @@ def served() -> Iterator[tuple[str, int]]:
     process.start()
     url = f"http://127.0.0.1:{port}"
     try:
-        while not _is_ready(url):
+        while not is_ready(url):
             time.sleep(0.1)
         assert process.pid is not None
         yield url, process.pid
@@ -238,7 +238,7 @@ def served() -> Iterator[tuple[str, int]]:
         process.join(20)
 
 
-def _is_ready(url: str) -> bool:
+def is_ready(url: str) -> bool:
     try:
         return httpx2.get(f"{url}/readyz").status_code == 200
     except httpx2.TransportError:

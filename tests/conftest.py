@@ -1,17 +1,39 @@
-"""Where tests with the real vLLM run: in an environment that has it, and nowhere else."""
+"""Where tests with the real vLLM, and with Ray, run; which rows of the catalogue of faults tests
+prove."""
 
 from importlib.util import find_spec
 
 import pytest
 
+from .reliability.catalogue import proven, report
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``vllm`` are skipped without vLLM. What vLLM and torchvision warn of on import
-    is not ours, so their warnings are no errors."""
+_PROVEN = pytest.StashKey[set[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "print which rows of tests/reliability/catalogue.toml the collected tests prove"
+    parser.addoption("--catalogue", action="store_true", help=text)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked ``vllm`` or ``ray`` are skipped without it. What these and torchvision warn of
+    on import is not ours, so their warnings are no errors."""
+    config.stash[_PROVEN] = proven(items)
     for item in items:
-        if item.get_closest_marker("vllm") is None:
-            continue
-        item.add_marker(pytest.mark.filterwarnings("default"))
-        if find_spec("vllm") is None:
-            reason = "vllm is not installed; `make test-vllm` installs it"
-            item.add_marker(pytest.mark.skip(reason))
+        for package in ("vllm", "ray"):
+            if item.get_closest_marker(package) is None:
+                continue
+            item.add_marker(pytest.mark.filterwarnings("default"))
+            if find_spec(package) is None:
+                reason = f"{package} is not installed; `make test-{package}` installs it"
+                item.add_marker(pytest.mark.skip(reason))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if config.getoption("--catalogue") and _PROVEN in config.stash:
+        terminalreporter.section("catalogue of faults")
+        for line in report(config.stash[_PROVEN]):
+            terminalreporter.line(line)

@@ -19,7 +19,6 @@ from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import Engine
 from simpleseg_server.errors import ApiError, ClientGone, from_http_exception, render
 from simpleseg_server.fetch import Network
-from simpleseg_server.images import install_bomb_guard
 from simpleseg_server.keeper import EngineKeeper
 from simpleseg_server.keys import KeyRing
 from simpleseg_server.middleware import CLIENT_CLOSED, BodyLimit, RequestContext
@@ -51,20 +50,22 @@ def create_app(
     are fetched from. Raises ConfigError.
     """
     tracer = tracer or Tracer.of(settings)
-    install_bomb_guard(settings.max_image_pixels)
     metrics = Metrics()
     workers = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="simpleseg-worker")
     keeper = EngineKeeper(engine, metrics, settings.retry_after_s, on_engine_failure)
     services = Services(settings, keeper, metrics, workers, network)
+    grammars = services.grammars
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        services.intake.start()  # first, while there is little that takes its time
         keeper.open()
         try:
             yield
         finally:
             await keeper.close()
-            workers.shutdown(wait=True, cancel_futures=True)
+            await grammars.close()
+            services.close_workers()
             if tracer is not None:
                 await asyncio.to_thread(tracer.close)
 
@@ -98,7 +99,7 @@ def surroundings(
 ) -> list[Middleware]:
     """What surrounds the routes, the outermost first. Raises ConfigError for a bad file of keys."""
     return [
-        Middleware(RequestContext, metrics=metrics),
+        Middleware(RequestContext, metrics=metrics, retry_after_s=settings.retry_after_s),
         Middleware(Tracing, tracer=tracer, untraced=PROBES | {"/metrics"}),
         Middleware(
             KeyGuard,

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from simpleseg.schema import FinishReason
-from simpleseg_server.admission import Admission
+from simpleseg_server.admission import Admission, WaitedTooLongError
 from simpleseg_server.answers import Answer
 from simpleseg_server.engines.base import (
     Delta,
@@ -42,6 +42,8 @@ async def ask(
         if limit.expired():
             return writing.unfinished()
         raise
+    except WaitedTooLongError as error:
+        return error
     except EngineDeadError as error:
         logger.error("engine is dead request_id=%s", generation.request_id)
         return error

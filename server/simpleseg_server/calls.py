@@ -26,9 +26,9 @@ from simpleseg_server.answers import (
 )
 from simpleseg_server.body import FilePart, read_body
 from simpleseg_server.config import Settings
+from simpleseg_server.data_urls import decode_base64, decode_data_url, is_data_url
 from simpleseg_server.engines.base import ClientGrammar, Turn
 from simpleseg_server.errors import ApiError, from_validation_error, parameter_path
-from simpleseg_server.images import decode_base64, decode_data_url, is_data_url
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,11 @@ def read_call(data: bytes, content_type: str, settings: Settings) -> Call:
 
 def call_of(fields: dict[str, Any], settings: Settings, file: FilePart | None = None) -> Call:
     """A request's fields, and the file of a form, as a Call. Raises ApiError."""
+    prompts = fields.get("prompts")
+    if isinstance(prompts, list) and len(prompts) > settings.max_prompts:
+        # Before they are looked at: 100,000 of them would take seconds.
+        message = f"at most {settings.max_prompts} prompts in a request"
+        raise ApiError(422, "too_many_prompts", message, param="prompts")
     try:
         request = SegmentRequest.model_validate(fields)
     except ValidationError as error:

@@ -26,7 +26,7 @@ from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import ClientGrammar, GrammarKind, Turn
 from simpleseg_server.errors import ApiError, from_validation_error
 
-MAX_GRAMMAR_CHARACTERS = 16 * 1024
+MAX_GRAMMAR_BYTES = 16 * 1024
 _SUCCEEDED = {
     "guided_json": "structured_outputs.json, or response_format json_schema",
     "guided_regex": "structured_outputs.regex",
@@ -107,8 +107,8 @@ def _client_grammar(request: ChatRequest, settings: Settings) -> ClientGrammar |
     if not settings.client_grammars:
         message = "this server does not let clients bring grammars"
         raise ApiError(400, "parameter_not_allowed", message, param=param)
-    if len(json.dumps(grammar.value)) > MAX_GRAMMAR_CHARACTERS:
-        message = f"a grammar may have at most {MAX_GRAMMAR_CHARACTERS} characters"
+    if len(json.dumps(grammar.value)) > MAX_GRAMMAR_BYTES:
+        message = f"a grammar may have at most {MAX_GRAMMAR_BYTES} bytes"
         raise ApiError(422, "grammar_rejected", message, param=param)
     return grammar
 

@@ -20,12 +20,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from simpleseg_server.engines.choose import EngineKind
+from simpleseg_server.engines.choose import EngineKind, Supervision
 from simpleseg_server.engines.dialects import Dialect
 from simpleseg_server.engines.picture import ImageFormat
 from simpleseg_server.fetch_rules import WEB_PORTS, Rules, listed_host, target_of
+from simpleseg_server.supervision.vitals import Patience
 
-MIB = 2**20
+KIB, MIB = 2**10, 2**20
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -79,6 +80,14 @@ def _checked_host(text: str) -> str:
     return text
 
 
+_ORDERED = (
+    ("default_max_points", "max_points"),
+    ("default_max_tokens", "max_tokens"),
+    ("max_fetches_per_host", "max_fetches"),
+    ("image_url_connect_timeout_s", "image_url_timeout_s"),
+)
+"""Limits of which the first lies within the second."""
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
 Hosts = Annotated[
@@ -119,6 +128,9 @@ class Settings(BaseModel):
     a free port. Without it these routes are on the main listener alone."""
     shutdown_timeout_s: Seconds = 30.0
     """Time that requests under way get to finish when the server is stopped."""
+    drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+    """Time in which a server that is stopped still takes requests, as those that sent them do not
+    know yet; it is not ready from the start. Later ones are answered 503 until it is gone."""
     playground: bool = True
     """Serve a page at / on which people can try the model. It opens without an API key; what it
     asks for needs one."""
@@ -133,6 +145,15 @@ class Settings(BaseModel):
     """Answers decoded together; without it, 8, or 32 with vLLM and with upstreams."""
     draft: bool = True
     """Verify drafted tokens: fewer steps, the same answers."""
+    supervise: bool = True
+    """Restart an engine that dies or hangs, and ask it again what was not answered; the embedded
+    engine then has a process of its own. Not with upstreams, which are tried again anyway."""
+    spare: bool = False
+    """embedded: a second process with the model loaded, which takes over when the first one dies;
+    it takes as much memory again."""
+    engine_stall_timeout_s: Seconds = 60.0
+    """Time in which a supervised engine that computes must write a token of any answer; one that
+    computes nothing is restarted after 2 s."""
     dtype: str | None = None
     """vLLM: auto, bfloat16, float16 or float32."""
     quantization: str | None = None
@@ -169,6 +190,10 @@ class Settings(BaseModel):
     """remote: how long an upstream may take to begin an answer."""
     upstream_idle_timeout_s: Seconds = 30.0
     """remote: how long an upstream may fall silent within an answer."""
+    upstream_hedge_after_s: Seconds | None = None
+    """remote: ask a second upstream too where the first one has not begun an answer by then, for
+    one request in ten at most; the first to begin is listened to. Best what 95 in 100 answers begin
+    within."""
 
     api_keys: Secrets = ()
     """Keys that may use the server. Better kept in a file or a variable: other users of the machine
@@ -192,10 +217,20 @@ class Settings(BaseModel):
     trace_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
     """The share of traces, of those that no caller decided on, that are recorded."""
 
+    max_connections: Positive | None = None
+    """Connections at a time; without it, what the limit of open files allows. More are answered
+    503."""
+    header_timeout_s: Seconds = 5.0
+    """Time in which a request's head must have come in, counted from its first byte, or from the
+    connection."""
+    idle_timeout_s: Seconds = 5.0
+    """Time after which a connection without a request is closed."""
+    write_timeout_s: Seconds = 30.0
+    """Time in which a client must take what waits for it."""
     max_body_bytes: Positive = 34 * MIB
     """The largest request body."""
     body_timeout_s: Seconds = 20.0
-    """Time in which a body must have come in."""
+    """Time in which a body must have come in; after 5 s, at 16 KiB/s or more on average."""
     max_image_bytes: Positive = 24 * MIB
     """The largest image file."""
     max_image_pixels: Positive = 50_000_000
@@ -204,6 +239,18 @@ class Settings(BaseModel):
     """The longest side of an image."""
     max_image_aspect: Annotated[float, Field(ge=1)] = 200.0
     """The longer side of an image over the shorter."""
+    max_image_metadata_bytes: Positive = 256 * KIB
+    """The most of an image file that is no picture: EXIF, texts, what programs add. Colour profiles
+    do not count."""
+    max_pixels_in_flight: Positive = 200_000_000
+    """Pixels of the images that are being decoded, together; more wait."""
+    image_decoding: Literal["process", "thread"] = "process"
+    """Where images are decoded: in processes that have little memory, time and no secrets, and that
+    can be killed; or in threads of the server, which is for images that you trust."""
+    max_decode_cpu_s: Seconds = 2.0
+    """CPU time for decoding one image, if in a process."""
+    max_decoder_bytes: Positive = 1024 * MIB
+    """Address space of a process that decodes."""
 
     image_urls: Literal["off", "listed", "public"] = "off"
     """Images that requests name by http(s) URL: off refuses them, listed fetches from the hosts of
@@ -245,8 +292,8 @@ class Settings(BaseModel):
     max_prompt_bytes: Positive = 8192
     """The longest text of a prompt."""
     client_grammars: bool = False
-    """Let chat clients bring grammars (json_schema, structured_outputs), if the engine takes them:
-    nothing bounds what compiling one costs."""
+    """Let chat clients bring grammars (json_schema, structured_outputs), if the engine takes them.
+    Each is first compiled in a child process, in 1 s (extra grammars)."""
     max_chat_bytes: Positive = 65_536
     """The longest conversation, all texts together."""
     default_max_points: Annotated[int, Field(ge=3)] | None = None
@@ -265,12 +312,26 @@ class Settings(BaseModel):
     """Prompts that the engine works on at once; without it, what the engine can take."""
     max_queued_requests: Annotated[int, Field(ge=0)] = 32
     """Requests that may wait beyond those that fill the engine; more are answered 503."""
+    max_queue_s: Seconds = 60.0
+    """Time that a prompt may wait for the engine; then its request is answered 503."""
     retry_after_s: Seconds = 1.0
     """How long refused clients are told to wait."""
     keep_alive_s: Seconds = 10.0
     """Silence after which a stream gets a comment, so that nobody takes it for dead."""
     worker_threads: Positive = 2
-    """Threads that decode images and rasterise; they bound the decoded pixels in memory."""
+    """Threads that rasterise, and have images decoded by as many processes."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Settings":
+        """No limit that the operator gave is beyond another one that was given."""
+        given = self.model_fields_set
+        for name, bound in _ORDERED:
+            value = getattr(self, name)
+            counts = bound in given or name == "default_max_points"
+            if name in given and counts and value is not None and value > getattr(self, bound):
+                message = "{name} is beyond {bound}"
+                raise PydanticCustomError("limits", message, {"name": name, "bound": bound})
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
@@ -278,6 +339,12 @@ class Settings(BaseModel):
             if getattr(self, name) is not None and not self.has_keys:
                 message = "{name} counts by API key, and there is none"
                 raise PydanticCustomError("needs_keys", message, {"name": name})
+        if self.spare and not (self.supervise and self.engine in ("auto", "embedded")):
+            message = "spare is for the embedded engine, supervised"
+            raise PydanticCustomError("spare_needs_embedded", message)
+        if self.max_pixels_in_flight < self.max_image_pixels:
+            message = "max_pixels_in_flight is less than max_image_pixels"
+            raise PydanticCustomError("pixels_in_flight_too_few", message)
         if self.image_urls == "off" and self.image_url_hosts:
             message = "image_url_hosts lists hosts, and image_urls is off"
             raise PydanticCustomError("needs_image_urls", message)
@@ -325,9 +392,18 @@ class Settings(BaseModel):
             "logprobs": self.upstream_logprobs,
             "first_token_s": self.upstream_first_token_timeout_s,
             "idle_s": self.upstream_idle_timeout_s,
+            "hedge_after_s": self.upstream_hedge_after_s,
         }
 
+    def supervision(self) -> Supervision | None:
+        """How a local engine is kept running; None where it is not."""
+        if not self.supervise:
+            return None
+        return Supervision(Patience(stall_s=self.engine_stall_timeout_s), self.spare)
+
     def without_access(self) -> "Settings":
-        """The same for a server inside this process, where keys would guard nothing."""
+        """The same for a server inside this process, where keys would guard nothing, whose images
+        are its user's own, and which an engine may end."""
         nothing = dict.fromkeys(("requests_per_minute", "max_concurrent_requests", "api_keys_file"))
-        return self.model_copy(update={**nothing, "api_keys": ()})
+        own = {"api_keys": (), "image_decoding": "thread", "supervise": False, "spare": False}
+        return self.model_copy(update={**nothing, **own})

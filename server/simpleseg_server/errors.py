@@ -71,6 +71,15 @@ def queue_timeout(retry_after_s: float) -> ApiError:
     )
 
 
+def deadline_exceeded(retry_after_s: float) -> ApiError:
+    message = "the deadline would pass before the engine could begin"
+    return ApiError(503, "deadline_exceeded", message, retry_after_s=retry_after_s)
+
+
+def draining(retry_after_s: float) -> ApiError:
+    return ApiError(503, "draining", "the engine is about to stop", retry_after_s=retry_after_s)
+
+
 def image_url_blocked(param: str) -> ApiError:
     """One text for every reason: a reason would tell a client about the server's network."""
     message = "the server does not fetch from this URL; send the image itself"
@@ -83,12 +92,16 @@ def internal_error() -> ApiError:
 
 def render(error: ApiError, request_id: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """The response for an error: the shared body, and ``Retry-After`` where a wait helps."""
-    sent = dict(headers or {})
-    retry_ms = _retry_ms(error)
-    if retry_ms is not None:
-        sent |= {"Retry-After": str(math.ceil(retry_ms / 1000)), "retry-after-ms": str(retry_ms)}
     body = error_body(error, request_id).model_dump(exclude_unset=True)
-    return JSONResponse(body, error.status, sent)
+    return JSONResponse(body, error.status, {**(headers or {}), **wait_headers(error)})
+
+
+def wait_headers(error: ApiError) -> dict[str, str]:
+    """``Retry-After`` in whole seconds and ``retry-after-ms``, where a wait helps."""
+    retry_ms = _retry_ms(error)
+    if retry_ms is None:
+        return {}
+    return {"Retry-After": str(math.ceil(retry_ms / 1000)), "retry-after-ms": str(retry_ms)}
 
 
 def error_body(error: ApiError, request_id: str) -> ErrorResponse:
@@ -164,7 +177,7 @@ def _classify(
     if kind == "extra_forbidden":
         return 400, "unknown_parameter", "unknown parameter"
     if kind == "finite_number":
-        is_coordinate = param is not None and ("point[" in param or "box[" in param)
+        is_coordinate = re.search(r"(point|box|polygons)\[", param or "") is not None
         code = "coordinate_not_finite" if is_coordinate else "number_not_finite"
         return 422, code, "NaN and Infinity are not accepted"
     if kind == "literal_error":

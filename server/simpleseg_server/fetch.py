@@ -23,7 +23,8 @@ from simpleseg_server.addresses import IPAddress, is_own, is_public
 from simpleseg_server.config import Settings
 from simpleseg_server.errors import ApiError, image_url_blocked, overloaded
 from simpleseg_server.fetch_rules import MAX_URL_CHARACTERS, WEB_PORTS, Rules, Target, target_of
-from simpleseg_server.images import sniff, too_large
+from simpleseg_server.image_headers import sniff
+from simpleseg_server.images import too_large
 from simpleseg_server.resolver import Resolve, ResolverBusyError, SystemResolver
 
 Outcome = Literal[

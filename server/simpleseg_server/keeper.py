@@ -1,19 +1,24 @@
 """Starts the engine while the server already answers its probes, and knows how the engine is."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from simpleseg.schema import Health
 from simpleseg_server.engines.base import Engine, EngineAwayError, EngineDeadError, MeasuredEngine
-from simpleseg_server.errors import ApiError, engine_unavailable
+from simpleseg_server.errors import ApiError, draining, engine_unavailable
 from simpleseg_server.telemetry import Metrics, logger
 
 _WORDS = {
     "loading": "is loading",
     "unavailable": "cannot be reached for the moment",
     "dead": "has stopped",
-    "draining": "is about to stop",
 }
+STALLED_S = 1.0
+"""An event loop that gives no sign of life for so long answers nobody: the server is not ready."""
+STUCK_S = 30.0
+"""After this time it is taken for dead."""
+_BEAT_S = 0.1
 
 
 class EngineKeeper:
@@ -34,6 +39,8 @@ class EngineKeeper:
         self._is_started = False
         self._has_failed = False
         self._is_draining = False
+        self._is_refusing = False
+        self._last_beat: float | None = None
 
     def open(self) -> None:
         """Begin to start the engine; returns at once."""
@@ -68,11 +75,27 @@ class EngineKeeper:
         logger.info("ready model=%s engine=%s", capabilities.model, capabilities.engine)
 
     def drain(self) -> None:
-        """Take no more requests; those under way go on."""
+        """Be ready no more, so that requests go elsewhere; those that come are still taken."""
         self._is_draining = True
+
+    def refuse(self) -> None:
+        """Take no more requests; those under way go on."""
+        self._is_draining = self._is_refusing = True
+
+    async def beat(self) -> None:
+        """Show for ever that the event loop is alive, to probes that another thread answers."""
+        while True:
+            self._last_beat = time.monotonic()
+            await asyncio.sleep(_BEAT_S)
+
+    def _silent_s(self) -> float:
+        return 0.0 if self._last_beat is None else time.monotonic() - self._last_beat
 
     def health(self) -> Health:
         """Whether the engine is loading, ready, away, draining or dead, and what it serves."""
+        silent_s = self._silent_s()
+        if silent_s > STALLED_S:
+            return Health(status="dead" if silent_s > STUCK_S else "unavailable")
         health = self._engine_health()
         is_over = self._is_draining and health.status != "dead"
         return Health(status="draining") if is_over else health
@@ -90,7 +113,17 @@ class EngineKeeper:
         return Health(status="ready", model=capabilities.model, engine=capabilities.engine)
 
     def require_ready(self) -> Health:
-        """Raises ApiError 503 ``engine_unavailable`` unless the engine is ready."""
+        """For requests. Raises ApiError 503 ``engine_unavailable`` unless the engine is ready, and
+        ``draining`` where no more are taken."""
+        if self._is_refusing:
+            raise draining(self._retry_after_s)
+        health = self._engine_health()
+        if health.status != "ready":
+            raise self._unavailable(health)
+        return health
+
+    def require_open(self) -> Health:
+        """For probes: as ``require_ready``, and ``draining`` as soon as the server is to stop."""
         health = self.health()
         if health.status != "ready":
             raise self._unavailable(health)
@@ -104,7 +137,6 @@ class EngineKeeper:
         return health
 
     def _unavailable(self, health: Health) -> ApiError:
-        message = f"the engine {_WORDS[health.status]}"
         if health.status == "draining":
-            return ApiError(503, "draining", message, retry_after_s=self._retry_after_s)
-        return engine_unavailable(self._retry_after_s, message)
+            return draining(self._retry_after_s)
+        return engine_unavailable(self._retry_after_s, f"the engine {_WORDS[health.status]}")

@@ -18,9 +18,6 @@ def check_limits(call: Call, settings: Settings, capabilities: Capabilities) -> 
         raise model_not_found("model")
     if request.task not in capabilities.targets:
         raise ApiError(422, "task_unsupported", "the model has no such task", param="task")
-    if len(call.items) > settings.max_prompts:
-        message = f"at most {settings.max_prompts} prompts in a request"
-        raise ApiError(422, "too_many_prompts", message, param="prompts")
     _check_at_most(request.max_points, settings.max_points, "max_points")
     if request.coordinates == "normalized":
         _check_at_most(request.simplify, 1, "simplify")

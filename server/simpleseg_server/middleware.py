@@ -13,7 +13,7 @@ from types import MappingProxyType
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from simpleseg_server.errors import ApiError, internal_error, render
+from simpleseg_server.errors import ApiError, draining, internal_error, render
 from simpleseg_server.logs import error_fields, log_request
 from simpleseg_server.stages import StageTimes
 from simpleseg_server.telemetry import Metrics, logger, outcome_of, server_timing
@@ -22,6 +22,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 CLIENT_CLOSED = 499
 """Status in logs and metrics for a request whose client hung up (nginx's convention)."""
+
+DRAINED = "drained"
+"""What a request's task is cancelled with when the time is over that a stopping server gives it."""
 
 _LINGER_BYTES = 64 * 2**20
 _LINGER_S = 2.0
@@ -35,9 +38,10 @@ class RequestContext:
     answered as ``GET`` is.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, retry_after_s: float = 1.0) -> None:
         self.app = app
         self.metrics = metrics
+        self.retry_after_s = retry_after_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,6 +69,11 @@ class RequestContext:
         began = time.perf_counter()
         try:
             await self.app(scope, receive, send_named)
+        except asyncio.CancelledError as error:
+            if DRAINED not in error.args:
+                raise
+            if status == CLIENT_CLOSED:
+                await render(draining(self.retry_after_s), request_id)(scope, receive, send_named)
         except Exception as error:
             log_bug(error, request_id)
             if status != CLIENT_CLOSED:
@@ -74,6 +83,13 @@ class RequestContext:
             self._record(scope, method, status, time.perf_counter() - began)
 
     def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
+        """Counted and logged; the answer is out, so whatever fails here fails nobody."""
+        try:
+            self._count_and_log(scope, method, status, seconds)
+        except Exception as error:
+            log_bug(error, scope["state"]["request_id"])
+
+    def _count_and_log(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         state = scope["state"]
         status = state.get("ended", status)  # how a stream ended, whose status went out before
@@ -109,6 +125,21 @@ def request_id_from(given: str | None) -> str:
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
     return f"req_{secrets.token_hex(8)}"
+
+
+def record_unread(metrics: Metrics, error: ApiError, request_id: str) -> None:
+    """Count and log a request that was refused before any route could see it."""
+    metrics.rejections.labels(error.code).inc()
+    metrics.observe_request("other", error.status, 0.0, StageTimes())
+    fields = {
+        "request_id": request_id,
+        "method": "other",
+        "route": "other",
+        "status": error.status,
+        "outcome": outcome_of(error.status),
+        "duration_ms": 0.0,
+    }
+    log_request(logger, fields)
 
 
 def log_bug(error: Exception, request_id: str) -> None:

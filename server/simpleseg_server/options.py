@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from pydantic_core import PydanticUndefined
 
-from simpleseg_server.config import MIB, Settings
+from simpleseg_server.config import KIB, MIB, Settings
 from simpleseg_server.sources import ENV_PREFIX, option_name
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -29,6 +29,9 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "model",
         "max_batch",
         "draft",
+        "supervise",
+        "spare",
+        "engine_stall_timeout_s",
         "dtype",
         "quantization",
         "tensor_parallel_size",
@@ -47,6 +50,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "upstream_logprobs",
         "upstream_first_token_timeout_s",
         "upstream_idle_timeout_s",
+        "upstream_hedge_after_s",
     ),
     "Images by URL": (
         "image_urls",
@@ -155,6 +159,8 @@ def default_text(name: str) -> str:
         return str(value).lower()
     if name.endswith("_bytes") and value % MIB == 0:
         return f"{value} ({value // MIB} MiB)"
+    if name.endswith("_bytes") and value % KIB == 0 and value > 100 * KIB:
+        return f"{value} ({value // KIB} KiB)"
     return str(value)
 
 

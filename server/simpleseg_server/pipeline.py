@@ -19,7 +19,7 @@ from simpleseg.schema import (
 )
 from simpleseg_polygon.codec import ParseWarning, parse_region
 from simpleseg_polygon.geometry import WHOLE, Box
-from simpleseg_server.admission import Admission
+from simpleseg_server.admission import Admission, WaitedTooLongError
 from simpleseg_server.answers import (
     Answer,
     Frame,
@@ -31,6 +31,7 @@ from simpleseg_server.answers import (
 from simpleseg_server.asking import ask
 from simpleseg_server.calls import Call, named_by, read_call, read_upload
 from simpleseg_server.config import Settings
+from simpleseg_server.data_urls import is_mismatch
 from simpleseg_server.engines.base import (
     Engine,
     EngineError,
@@ -47,10 +48,12 @@ from simpleseg_server.errors import (
 )
 from simpleseg_server.fetch import Fetcher
 from simpleseg_server.fingerprint import system_fingerprint
+from simpleseg_server.image_intake import ImageIntake
 from simpleseg_server.image_store import ImageStore, StoredImage
-from simpleseg_server.images import DecodedImage, EngineSize, decode, is_mismatch
+from simpleseg_server.images import DecodedImage
 from simpleseg_server.jobs import Job, Outcome, times_of_prompts
 from simpleseg_server.limits import check_limits
+from simpleseg_server.pixels import EngineSize
 from simpleseg_server.progress import Follower, Listener, Progress
 from simpleseg_server.representations import Wanted
 from simpleseg_server.scores import Calibrations
@@ -73,6 +76,7 @@ _REFUSALS: dict[PromptFault, str] = {
     "conversation_unsupported": "the model reads no conversation of this form",
     "grammar_rejected": "the grammar is not one that the engine can follow",
     "prompt_refused": "the server that runs the model does not take this prompt",
+    "request_poisoned": "the engine stopped twice while it worked on this request",
 }
 
 
@@ -86,6 +90,7 @@ class Segmenter:
     workers: ThreadPoolExecutor
     images: ImageStore
     fetcher: Fetcher
+    intake: ImageIntake
     metrics: Metrics
 
     async def prepare(
@@ -109,6 +114,8 @@ class Segmenter:
         decoded. Raises ApiError."""
         check_limits(call, self.settings, self.engine.capabilities)
         deadline = self._deadline(call.request.deadline_ms, times)
+        if call.request.deadline_ms is not None:
+            self.admission.require_time(deadline - asyncio.get_running_loop().time())
         if call.image_url is not None:
             async with turns or nullcontext():
                 with times.measure("fetch"):
@@ -154,8 +161,7 @@ class Segmenter:
         self, data: bytes, param: str, times: StageTimes, view: Box = WHOLE
     ) -> DecodedImage:
         with times.measure("decode_image"):
-            wanted = self._engine_size()
-            return await self.work(decode, data, wanted, self.settings, param, view)
+            return await self.intake.decode(data, self._engine_size(), param, view)
 
     def _deadline(self, asked_ms: int | None, times: StageTimes) -> float:
         left_ms = (asked_ms or self.settings.max_deadline_ms) - times.elapsed_ms()
@@ -178,7 +184,7 @@ class Segmenter:
 
         Raises ApiError 503 where the engine failed on all of them: ``overloaded`` where it had too
         much to do, else ``engine_unavailable``; ``queue_timeout`` where the server's own time limit
-        passed before it wrote anything.
+        passed before it wrote anything, or the time for which prompts may wait.
         """
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -309,6 +315,8 @@ class Segmenter:
             if isinstance(error, PromptRefusedError):
                 return ApiError(422, error.code, _REFUSALS[error.code])
         usual_s = self.settings.retry_after_s
+        if any(isinstance(error, WaitedTooLongError) for error in errors):
+            return queue_timeout(usual_s)
         waits = [
             error.retry_after_s or usual_s
             for error in errors
@@ -326,7 +334,8 @@ class Segmenter:
         wording = job.call.worded(job.named[index], image.view)
         default = min(settings.default_max_tokens, settings.max_tokens, capabilities.max_tokens)
         return GenerationRequest(
-            request_id=f"{job.request_id}-{index}",
+            # Clients choose the names of requests, and may choose one twice.
+            request_id=f"{job.request_id}-{index}-{secrets.token_hex(4)}",
             image_hw3=image.pixels_hw3,
             image_key=image.key,
             instruction=wording.instruction,

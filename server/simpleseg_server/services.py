@@ -10,6 +10,8 @@ from fastapi import Request
 from simpleseg_server.admission import Admission
 from simpleseg_server.config import Settings
 from simpleseg_server.fetch import Fetcher, Network
+from simpleseg_server.grammar_judge import GrammarJudge
+from simpleseg_server.image_intake import ImageIntake
 from simpleseg_server.image_store import ImageStore
 from simpleseg_server.keeper import EngineKeeper
 from simpleseg_server.pipeline import Segmenter
@@ -18,14 +20,19 @@ from simpleseg_server.telemetry import Metrics
 
 @dataclass(frozen=True)
 class Services:
-    """Settings, the engine's keeper, metrics, the threads that decode and rasterise, and the
-    network that images are fetched from, None for the world's."""
+    """Settings, the engine's keeper, metrics, the threads that rasterise and have images decoded,
+    and the network that images are fetched from, None for the world's."""
 
     settings: Settings
     keeper: EngineKeeper
     metrics: Metrics
     workers: ThreadPoolExecutor
     network: Network | None = None
+
+    @cached_property
+    def grammars(self) -> GrammarJudge:
+        """Judges the grammars that clients bring. Raises ConfigError."""
+        return GrammarJudge(self.settings)
 
     @cached_property
     def images(self) -> ImageStore:
@@ -46,6 +53,16 @@ class Services:
         )
 
     @cached_property
+    def intake(self) -> ImageIntake:
+        """Decodes images."""
+        return ImageIntake(self.settings, self.workers, self.metrics)
+
+    def close_workers(self) -> None:
+        """End the threads, and then the processes that work for them."""
+        self.workers.shutdown(wait=True, cancel_futures=True)
+        self.intake.close()
+
+    @cached_property
     def segmenter(self) -> Segmenter:
         """Made when first used: an engine knows its capabilities once it has started."""
         engine, settings = self.keeper.engine, self.settings
@@ -53,10 +70,18 @@ class Services:
             slots=settings.max_running_prompts or engine.capabilities.max_concurrency,
             max_queued_requests=settings.max_queued_requests,
             retry_after_s=settings.retry_after_s,
+            max_queue_s=settings.max_queue_s,
         )
         self.metrics.watch(lambda: admission.requests, lambda: admission.waiting_prompts)
         return Segmenter(
-            engine, settings, admission, self.workers, self.images, self.fetcher, self.metrics
+            engine,
+            settings,
+            admission,
+            self.workers,
+            self.images,
+            self.fetcher,
+            self.intake,
+            self.metrics,
         )
 
 

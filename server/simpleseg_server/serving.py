@@ -1,45 +1,36 @@
-"""Sockets and signals: runs an application until it is told to stop.
+"""Sockets: runs an application until it is told to stop.
 
 With ``ops_port`` a second listener serves probes, version and metrics, without keys. It is there
 before the main one and until requests under way are done, so that an orchestrator sees a server
-that drains: alive, and not ready.
+that drains: alive, and not ready. It has a thread and an event loop of its own, and tells when the
+main one gives no sign of life.
 """
 
 import asyncio
 import ipaddress
-import math
+import resource
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
 
 from simpleseg_server.app import create_ops_app
 from simpleseg_server.config import ConfigError, Settings
+from simpleseg_server.connections import Care, CarefulConfig
+from simpleseg_server.draining import MainServer
 from simpleseg_server.logs import set_up
+from simpleseg_server.middleware import record_unread
 from simpleseg_server.services import Services
 from simpleseg_server.telemetry import logger
 
-
-class _MainServer(uvicorn.Server):
-    """Tells the probes that it stops as soon as it is asked to."""
-
-    def __init__(self, config: uvicorn.Config, services: Services) -> None:
-        super().__init__(config)
-        self._services = services
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._services.keeper.drain()
-        await super().shutdown(sockets)
-
-
-class _OpsServer(uvicorn.Server):
-    """Leaves signals to the main server."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+BACKLOG = 2048
+"""Connections that wait to be accepted."""
+_OTHER_FILES = 64
+"""Open files besides connections: the model, logs, probes."""
 
 
 def run(
@@ -53,6 +44,8 @@ def run(
     ConfigError where an address cannot be listened on.
     """
     set_up(settings.log_format, settings.log_level)
+    # A dump of the memory would hold the keys and the clients' images.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
     def fail() -> None:
         on_failure()
@@ -64,38 +57,68 @@ def run(
         ops_listener = bind(settings.ops_host, settings.ops_port, "ops_port")
     app = make(fail)
     services: Services = app.state.services
-    main = _MainServer(_config(app, settings), services)
+    main = MainServer(careful(app, services), services)
     _announce(settings, listener, ops_listener)
-    asyncio.run(_serve(main, listener, services, ops_listener))
+    with _operations(services, ops_listener):
+        asyncio.run(_serve(main, listener, services))
 
 
-async def _serve(
-    main: uvicorn.Server,
-    listener: socket.socket,
-    services: Services,
-    ops_listener: socket.socket | None,
-) -> None:
-    if ops_listener is None:
-        await main.serve([listener])
-        return
-    config = _config(create_ops_app(services), services.settings, lifespan="off")
-    ops = _OpsServer(config)
-    task = asyncio.create_task(ops.serve([ops_listener]))
+async def _serve(main: MainServer, listener: socket.socket, services: Services) -> None:
+    beating = asyncio.create_task(services.keeper.beat())
     try:
         await main.serve([listener])
     finally:
-        ops.should_exit = True
-        await task
+        beating.cancel()
 
 
-def _config(app: FastAPI, settings: Settings, lifespan: str = "on") -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,  # the server writes its own line for every request
-        lifespan=lifespan,  # type: ignore[arg-type]
-        timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout_s),
+@contextmanager
+def _operations(services: Services, listener: socket.socket | None) -> Iterator[None]:
+    """Probes and metrics on a listener, from a thread of their own."""
+    if listener is None:
+        yield
+        return
+    server = uvicorn.Server(careful(create_ops_app(services), services, lifespan="off"))
+    thread = threading.Thread(target=server.run, args=([listener],), name="simpleseg-ops")
+    thread.daemon = True
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(services.settings.idle_timeout_s)
+
+
+def careful(app: FastAPI, services: Services, lifespan: str = "on") -> CarefulConfig:
+    """How uvicorn serves an application: with the limits of connections that the settings say."""
+    settings, most_files = services.settings, _most_files()
+    backlog = min(BACKLOG, most_files // 4)
+    care = Care(
+        header_timeout_s=settings.header_timeout_s,
+        body_timeout_s=settings.body_timeout_s,
+        write_timeout_s=settings.write_timeout_s,
+        # As many as wait may be accepted at once, before any is counted.
+        max_connections=settings.max_connections or max(8, most_files - backlog - _OTHER_FILES),
+        retry_after_s=settings.retry_after_s,
+        on_refusal=partial(record_unread, services.metrics),
     )
+    return CarefulConfig(
+        app,
+        care,
+        backlog=backlog,
+        access_log=False,  # the server writes its own line for every request
+        lifespan=lifespan,
+        timeout_keep_alive=settings.idle_timeout_s,
+        timeout_graceful_shutdown=1,  # of the listener for operations alone
+    )
+
+
+def _most_files() -> int:
+    """The limit of open files, first raised as far as it goes: what is usual is for programs that
+    wait for files one by one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(soft, min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
 
 
 def bind(host: str, port: int, name: str) -> socket.socket:

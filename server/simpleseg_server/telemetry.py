@@ -15,6 +15,7 @@ from prometheus_client import (
     Histogram,
     Info,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -25,9 +26,12 @@ from simpleseg_polygon.codec import WarningCode
 from simpleseg_polygon.geometry import Region
 from simpleseg_polygon.grammar import fingerprint
 from simpleseg_server.engines.base import MeasuredEngine
+from simpleseg_server.logs import LineHandler
 from simpleseg_server.stages import StageTimes
 
 logger = logging.getLogger("simpleseg_server")
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter
 
 STAGES = (
     "read_body",
@@ -108,11 +112,18 @@ class Metrics:
         self.fetches = self._counter(
             "simpleseg_image_fetch", "Images fetched by URL, by outcome.", "outcome"
         )
+        self.decoder_deaths = self._counter(
+            "simpleseg_decoder_deaths", "Processes that an image file ended, by reason.", "reason"
+        )
         self.image_cache = self._counter(
             "simpleseg_image_cache", "Images looked up instead of sent, by outcome.", "outcome"
         )
         self.in_flight = self._gauge("simpleseg_in_flight", "Requests admitted, not answered yet.")
         self.queue_depth = self._gauge("simpleseg_queue_depth", "Prompts waiting for the engine.")
+        self._log_lines = self._gauge(
+            "simpleseg_log_lines_dropped", "Log lines that could not be written, since the start."
+        )
+        self._log_lines.set_function(lambda: LineHandler.dropped)
         self._info = Info("simpleseg_build", "Version, model and grammar.", registry=self.registry)
         self._model = ""
         if registry is None:

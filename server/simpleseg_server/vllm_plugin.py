@@ -88,6 +88,7 @@ class SegmentPlugin:
         state.services = self._services = services
         for route in self._routes:
             route.app = _within(surroundings(settings, metrics), route.app)
+        services.intake.start()
         keeper.open()
         await keeper.settled()
         if keeper.health().status != "ready":
@@ -109,7 +110,7 @@ class SegmentPlugin:
     async def _close(self) -> None:
         if self._services is not None:
             await self._services.keeper.close()
-            self._services.workers.shutdown(wait=True, cancel_futures=True)
+            self._services.close_workers()
 
 
 def _settings(args: Namespace) -> Settings:

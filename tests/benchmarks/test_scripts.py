@@ -49,6 +49,15 @@ def test_the_memory_of_mixed_requests_is_followed() -> None:
     assert "500" not in result["statuses"]
 
 
+def test_a_soak_leaves_nothing_and_a_leak_is_seen() -> None:
+    kept = ("descriptors", "threads", "tasks", "series")
+    clean = printed("soak.py", "--requests", "300")
+    assert {name: clean[name] for name in kept} == dict.fromkeys(kept, 0)
+    assert clean["rss_growth_mib"] <= 32
+    leaky = printed("soak.py", "--requests", "300", "--leak")
+    assert all(leaky[name] >= 20 for name in (*kept, "rss_growth_mib")), leaky
+
+
 @pytest.mark.slow
 def test_the_reference_and_the_embedded_engine_give_like_masks() -> None:
     options = ["--sides", "reference,embedded", "--rounds", "1", "--scenes", "3", "--skip-latency"]

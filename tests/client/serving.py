@@ -18,7 +18,7 @@ TRIANGLE = "[[[0.25, 0.25], [0.75, 0.25], [0.5, 0.75]]]"
 @contextmanager
 def serving(engine: ScriptedEngine, **settings: Any) -> Iterator[str]:
     """The URL of a server with this engine, as long as the block lasts."""
-    application = create_app(Settings(**settings), engine)
+    application = create_app(Settings(**{"image_decoding": "thread", **settings}), engine)
     server = uvicorn.Server(uvicorn.Config(application, port=0, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -208,6 +208,7 @@ def test_a_slow_answer_is_a_timeout_and_is_not_repeated(segment: Segment, script
     assert len(script.bodies) == 1
 
 
+@pytest.mark.catalogue("K1")
 def test_retries_come_from_one_budget(segment: Segment, script: Script) -> None:
     budget = RetryBudget(capacity=1, earned=0.5)
     script.answers = [BUSY, BUSY]

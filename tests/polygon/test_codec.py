@@ -180,6 +180,7 @@ def _numbers(value: object) -> list[float]:
 @given(st.text() | st.text("[]0123456789., -+eE") | st.text("[]1, "), st.sampled_from(TARGETS))
 @example("[[[\ud800", "region")
 @example("\x00[[[0.1,\x1c0.2]", "region")
+@pytest.mark.catalogue("G7")
 def test_any_text_is_read(text: str, target: Target) -> None:
     _check_invariants(text, target)
 
@@ -192,6 +193,7 @@ def test_mutated_answers_are_read(text: str, target: Target) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(regions, st.sampled_from(WRAPPERS))
+@pytest.mark.catalogue("G8")
 def test_truncation_keeps_whole_parts(region: Region, wrapper: str) -> None:
     """At every index: the parts written so far, then at most the beginning of the next one."""
     text = wrapper.format(format_region(region))
@@ -359,6 +361,7 @@ def test_reading_takes_linear_time(beginning: str, piece: str) -> None:
 
 
 @pytest.mark.parametrize("piece", ["[", "[0.1, ", "0.", "7", "][", "[[0.123, 0.456], "])
+@pytest.mark.catalogue("G7")
 def test_reading_four_megabytes_takes_linear_time(piece: str) -> None:
     assert all(_is_linear(read, "[[[0.", piece, size=1 << 20) for read in READERS)
 

@@ -87,6 +87,7 @@ def rounded(ring: Vertices) -> Vertices:
 
 @pytest.mark.parametrize("kind", ["crossing", "coarse", "degenerate", "wild", "parts"])
 @pytest.mark.parametrize("three_decimals", [True, False])
+@pytest.mark.catalogue("G9")
 def test_a_thousand_random_regions_of_each_kind_are_exact(kind: str, three_decimals: bool) -> None:
     rng = np.random.default_rng([len(kind), three_decimals])
     covered = 0
@@ -222,6 +223,7 @@ def test_parts_of_opposite_orientation_are_united() -> None:
     assert region_area_px(region_of(square, square[::-1]), ImageSize(4, 4)) == 16
 
 
+@pytest.mark.catalogue("G9")
 def test_a_ring_that_winds_twice_stays_covered() -> None:
     square = [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)]
     assert region_area_px(region_of(square + square), ImageSize(4, 4)) == 16
@@ -238,6 +240,7 @@ def test_a_ring_that_winds_twice_stays_covered() -> None:
         region_of([(2.0, -1.0), (3.0, 0.5), (7.0, 9.0)]),
     ],
 )
+@pytest.mark.catalogue("G10", "G11")
 def test_what_has_no_area_covers_nothing(region: Region) -> None:
     assert region_to_rle(region, ImageSize(3, 5)).to_coco() == {"size": [3, 5], "counts": "?"}
 
@@ -259,6 +262,7 @@ def test_the_limit_does_not_count_ways_between_parts() -> None:
     assert region_area_px(region_of(*pixels), size) == 3000
 
 
+@pytest.mark.catalogue("G12")
 def test_a_hostile_ring_takes_bounded_memory_and_time() -> None:
     rng = np.random.default_rng(9)
     region = region_of([(float(x), float(y)) for x, y in rng.random((20_000, 2))])

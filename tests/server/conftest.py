@@ -81,11 +81,17 @@ def image64(png: bytes) -> str:
     return base64.b64encode(png).decode()
 
 
+def _settings(settings: dict[str, Any]) -> Settings:
+    """Images are decoded in threads: a process for every application takes its time. Servers in
+    processes of their own decode as the default says, and ``tests/reliability`` tests that."""
+    return Settings(**{"image_decoding": "thread", **settings})
+
+
 @contextmanager
 def _client(
     engine: PhraseEngine, network: Network | None = None, **settings: Any
 ) -> Iterator[TestClient]:
-    with TestClient(create_app(Settings(**settings), engine, network=network)) as client:
+    with TestClient(create_app(_settings(settings), engine, network=network)) as client:
         yield client
 
 
@@ -113,7 +119,7 @@ def client(engine: PhraseEngine) -> Iterator[TestClient]:
 
 @contextmanager
 def _serve(engine: PhraseEngine, network: Network | None = None, **settings: Any) -> Iterator[str]:
-    app = create_app(Settings(**settings), engine, network=network)
+    app = create_app(_settings(settings), engine, network=network)
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

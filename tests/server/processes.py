@@ -16,6 +16,7 @@ import httpx2
 
 SERVER = """
 import sys
+import time
 from simpleseg_server.app import create_app
 from simpleseg_server.engines.scripted import Reply, ScriptedEngine
 from simpleseg_server.serving import run
@@ -36,11 +37,20 @@ REPLIES = {
     "point": [Reply("[[0.25, 0.75]]."), Reply("[]."), Reply("?")],
     "text": [Reply("a thing"), Reply("")],
 }
+PHRASES = {
+    "slow": Reply("[]", delay_s=2.0),
+    "short": Reply("[]", delay_s=0.02),
+    "endless": Reply("[]", fault="hang"),
+    "huge": Reply("x" * 8_000_000, token_length=8_000_000),
+}
 
 
 def reply(request):
-    if "slow" in request.instruction:
-        return Reply("[]", delay_s=2.0)
+    for word, reply in PHRASES.items():
+        if word in request.instruction:
+            return reply
+    if "stuck" in request.instruction:
+        time.sleep(3)  # and with it the event loop
     choices = REPLIES[request.target]
     return choices[len(request.instruction) % len(choices)]
 
@@ -56,24 +66,25 @@ Running = AbstractContextManager[tuple[Any, list[str]]]
 
 
 def scripted_server(log: Path, **settings: str) -> Running:
-    """A server whose answers are written down here; those to what is "slow" take seconds."""
+    """A server whose answers are written down here: those to what is "slow" take seconds, those to
+    what is "short" 20 ms."""
     arguments = [f"{name}={value}" for name, value in {"port": "0", **settings}.items()]
-    return _running(log, ["-c", SERVER, *arguments], 1 + ("ops_port" in settings))
+    return running(log, ["-c", SERVER, *arguments], 1 + ("ops_port" in settings))
 
 
 def demo_server(log: Path, **settings: str) -> Running:
     """``simpleseg serve`` with the shipped model."""
     command = ["-m", "simpleseg.cli", "serve", "--port", "0", "--engine", "embedded"]
     variables = {f"SIMPLESEG_{name.upper()}": value for name, value in settings.items()}
-    return _running(log, command, 1 + ("ops_port" in settings), variables)
+    return running(log, command, 1 + ("ops_port" in settings), variables)
 
 
 @contextmanager
-def _running(
+def running(
     log: Path, arguments: list[str], listeners: int, variables: Mapping[str, str] = NOTHING
 ) -> Iterator[tuple[Any, list[str]]]:
     """The process and the addresses that it says it listens on, the main one first."""
-    with log.open("w") as stream:
+    with log.open("a") as stream:
         environ = {**os.environ, **variables}
         process = subprocess.Popen([sys.executable, *arguments], stderr=stream, env=environ)
     try:

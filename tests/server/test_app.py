@@ -302,10 +302,10 @@ def test_the_loop_stays_free_while_an_image_is_decoded(
         assert leave.wait(5)
         return images.decode(*args)
 
-    monkeypatch.setattr("simpleseg_server.pipeline.decode", slow)
+    monkeypatch.setattr("simpleseg_server.image_intake.decode", slow)
 
     async def scenario() -> int:
-        app = create_app(Settings(), engine)
+        app = create_app(Settings(image_decoding="thread"), engine)
         async with app.router.lifespan_context(app):
             transport = httpx2.ASGITransport(app)
             async with httpx2.AsyncClient(transport=transport, base_url="http://t") as client:

@@ -98,10 +98,12 @@ def test_a_valid_key_opens_every_route(locked: Any, headers: dict[str, str], ima
         [("X-API-Key", "k" * 600)],
     ],
 )
+@pytest.mark.catalogue("I1", "I2")
 def test_anything_else_is_refused_alike(locked: Any, headers: Any) -> None:
     assert_refused(locked.get("/v1/models", headers=headers))
 
 
+@pytest.mark.catalogue("I1")
 def test_a_key_in_the_address_is_none(locked: Any) -> None:
     for name in ("api_key", "key", "access_token"):
         assert_refused(locked.get("/v1/models", params={name: KEY}))
@@ -142,6 +144,7 @@ def test_the_documentation_tells_of_keys(locked: Any) -> None:
     assert "401" not in document["paths"]["/livez"]["get"]["responses"]
 
 
+@pytest.mark.catalogue("I4")
 def test_a_large_body_without_a_key_is_refused_before_it_is_sent(
     serve_on_socket: Any, engine: Any
 ) -> None:

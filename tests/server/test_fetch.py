@@ -67,6 +67,7 @@ def from_one(answer: Answer, settings: Settings = SETTINGS) -> tuple[Any, Host]:
     return asyncio.run(run())
 
 
+@pytest.mark.catalogue("D14")
 def test_an_image_comes_as_it_is_and_nothing_is_told_along(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -139,10 +140,12 @@ def test_every_way_to_send_a_file(data: bytes) -> None:
     ],
     ids=lambda data: ascii(data[:60]),
 )  # fmt: skip
+@pytest.mark.catalogue("D12")
 def test_what_is_no_image(data: bytes) -> None:
     assert from_one(saying(data))[0] == ((422, "image_fetch_failed"), "failed")
 
 
+@pytest.mark.catalogue("D11")
 def test_bytes_are_counted_before_and_while_they_come() -> None:
     refused = (413, "image_too_large"), "too_large"
     declared = response(PNG, Content_Length=str(10**10))
@@ -169,6 +172,7 @@ def test_an_endless_text_is_not_waited_for() -> None:
         endless(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", pause_s=0.01),
     ],
 )
+@pytest.mark.catalogue("D10")
 def test_slow_hosts_are_left(answer: Answer) -> None:
     async def run() -> None:
         async with serving(answer) as host:
@@ -179,6 +183,7 @@ def test_slow_hosts_are_left(answer: Answer) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.catalogue("D10")
 def test_a_host_that_takes_no_connection() -> None:
     async def run() -> None:
         with closing(socket.socket()) as deaf, closing(socket.socket()) as only_one:
@@ -258,6 +263,7 @@ def crowd(
     return run()
 
 
+@pytest.mark.catalogue("D15")
 def test_one_host_gets_few_connections_and_as_many_wait() -> None:
     settings = SETTINGS.model_copy(update={"max_fetches_per_host": 3})
     connections, refused = asyncio.run(crowd(settings, 3, lambda host: [host.url()] * 50))
@@ -265,6 +271,7 @@ def test_one_host_gets_few_connections_and_as_many_wait() -> None:
     assert refused == ["503 overloaded 1.0"] * (50 - 6)
 
 
+@pytest.mark.catalogue("D15")
 def test_all_hosts_together_get_a_bounded_number() -> None:
     settings = SETTINGS.model_copy(update={"max_fetches": 5, "max_fetches_per_host": 3})
     found = crowd(settings, 5, lambda host: [host.url(host=f"{n}.test") for n in range(30)])
@@ -273,6 +280,7 @@ def test_all_hosts_together_get_a_bounded_number() -> None:
     assert refused == ["503 overloaded 1.0"] * 25
 
 
+@pytest.mark.catalogue("D10")
 def test_places_are_given_back() -> None:
     async def run() -> None:
         settings = HURRIED.model_copy(update={"max_fetches": 1, "max_fetches_per_host": 1})

@@ -79,6 +79,7 @@ def test_addresses_that_are(text: str) -> None:
 @given(st.ip_addresses(v=4))
 @example(IPv4Address("10.0.0.1"))
 @example(IPv4Address("127.0.0.1"))
+@pytest.mark.catalogue("D5")
 def test_an_embedded_address_is_no_better_than_itself(address: IPv4Address) -> None:
     texts = [spell(address) for spell in SPELLINGS.values()]
     embedded = [IPv6Address(text.strip("[]")) for text in texts if text.startswith("[")]
@@ -136,6 +137,7 @@ def test_urls_that_are_none_of_a_public_file(url: str) -> None:
         target_of(url)
 
 
+@pytest.mark.catalogue("D1", "D2", "D3", "D4", "D5", "D6", "D8", "D9")
 def test_forbidden_urls_are_refused_before_any_connection() -> None:
     with connections() as seen:
         refused = asyncio.run(outcomes(SETTINGS, Network(), VECTORS))
@@ -169,6 +171,7 @@ def _upload(client: TestClient, url: str) -> Any:
 
 
 @pytest.mark.parametrize(("ask", "every"), [(_segment, 3), (_chat, 10), (_upload, 10)])
+@pytest.mark.catalogue("D1", "D2", "D3", "D4", "D5", "D6", "D8", "D9")
 def test_the_server_refuses_them_in_one_voice(engine: PhraseEngine, ask: Asks, every: int) -> None:
     resolver, answers = TableResolver(), []
     with (
@@ -185,6 +188,7 @@ def test_the_server_refuses_them_in_one_voice(engine: PhraseEngine, ask: Asks, e
     assert seen == []
 
 
+@pytest.mark.catalogue("D8")
 def test_nothing_of_a_url_is_logged(engine: PhraseEngine, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     resolver = TableResolver()

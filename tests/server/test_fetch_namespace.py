@@ -32,6 +32,7 @@ def seen() -> Any:
     return json.loads(run.stdout.splitlines()[-1])
 
 
+@pytest.mark.catalogue("D1", "D2", "D3", "D4", "D5", "D6", "D8", "D9")
 def test_forbidden_urls_send_no_packet(seen: Any) -> None:
     forbidden = seen["forbidden"]
     assert len(forbidden["codes"]) == len(vectors()) >= 300

@@ -26,6 +26,7 @@ def test_redirects_are_followed(status: str) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.catalogue("D7")
 def test_redirects_end() -> None:
     outcome, host = from_one(redirecting("/x.png"))
     assert outcome == ((422, "too_many_redirects"), "redirects")
@@ -54,6 +55,7 @@ def test_redirects_end() -> None:
         "http://" + "x" * 3000,
     ],
 )
+@pytest.mark.catalogue("D7")
 def test_redirects_are_judged_like_the_first_url(target: str) -> None:
     async def run() -> None:
         names = Names({"private.test": [(PRIVATE,)], PRIVATE: [(PRIVATE,)]})
@@ -68,6 +70,7 @@ def test_redirects_are_judged_like_the_first_url(target: str) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.catalogue("D6")
 def test_a_name_is_resolved_once_and_its_address_kept() -> None:
     async def run() -> None:
         names = Names({"host.test": [(PUBLIC,), (PRIVATE,)]})
@@ -86,6 +89,7 @@ def test_a_name_is_resolved_once_and_its_address_kept() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.catalogue("D6")
 def test_a_name_is_judged_again_at_each_redirect() -> None:
     async def run() -> None:
         names = Names({"host.test": [(PUBLIC,), (PRIVATE,)]})
@@ -102,6 +106,7 @@ def test_a_name_is_judged_again_at_each_redirect() -> None:
 
 
 @pytest.mark.parametrize("answer", [(PUBLIC, PRIVATE), (PRIVATE, PUBLIC), ()])
+@pytest.mark.catalogue("D6")
 def test_one_bad_address_closes_all(answer: tuple[str, ...]) -> None:
     async def run() -> None:
         async with serving(saying(response(PNG))) as host:

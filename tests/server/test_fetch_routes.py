@@ -301,6 +301,7 @@ def slow(
         yield url, host
 
 
+@pytest.mark.catalogue("D15")
 def test_a_slow_host_does_not_keep_uploads_out(slow: tuple[str, Host], image64: str) -> None:
     """Of many requests on a host that never answers, most are refused at once."""
     url, host = slow

@@ -66,6 +66,7 @@ def test_the_certificate_is_checked_by_name(authority: trustme.CA, host: str) ->
     assert asked(presenting(authority.issue_cert(*names)), authority, host) == (GIF, 1)
 
 
+@pytest.mark.catalogue("D6")
 def test_the_server_hears_the_name(authority: trustme.CA) -> None:
     heard: list[str | None] = []
     server = presenting(authority.issue_cert("host.test"))
@@ -74,6 +75,7 @@ def test_the_server_hears_the_name(authority: trustme.CA) -> None:
     assert heard == ["host.test"]
 
 
+@pytest.mark.catalogue("D13")
 def test_bad_certificates(authority: trustme.CA) -> None:
     yesterday = datetime.now(UTC) - timedelta(days=1)
     expired = authority.issue_cert("host.test", not_after=yesterday)
@@ -87,6 +89,7 @@ def test_bad_certificates(authority: trustme.CA) -> None:
         assert asked(presenting(certificate), authority) == FAILED
 
 
+@pytest.mark.catalogue("D13")
 def test_old_versions_of_tls(authority: trustme.CA) -> None:
     server = presenting(authority.issue_cert("host.test"))
     server.set_ciphers("DEFAULT:@SECLEVEL=0")

@@ -13,8 +13,9 @@ from simpleseg_server.config import Settings
 from simpleseg_server.engines.scripted import Reply
 from simpleseg_server.errors import ApiError
 from simpleseg_server.image_store import ImageStore
-from simpleseg_server.images import DecodedImage, EngineSize, decode
+from simpleseg_server.images import DecodedImage, decode, judged
 from simpleseg_server.pipeline import Segmenter
+from simpleseg_server.pixels import EngineSize
 
 from .asking import answer, post, refusal
 from .conftest import encoded
@@ -23,7 +24,7 @@ from .test_stream import without_timings
 
 def decoded(side: int) -> tuple[bytes, DecodedImage]:
     data = encoded(Image.new("RGB", (side, side)))
-    return data, decode(data, EngineSize(10**6), Settings(), "image")
+    return data, decode(judged(data, EngineSize(10**6), Settings(), "image"), Settings(), "image")
 
 
 class Clock:
@@ -51,7 +52,7 @@ def test_images_expire() -> None:
     clock = Clock()
     store = ImageStore(10**6, 60, clock)
     stored = store.add(*decoded(10), "")
-    assert stored.expires == 1060
+    assert stored.expires == stored.created + 60
     clock.now += 59
     assert store.find(stored.id, "", "image") is stored
     clock.now += 2

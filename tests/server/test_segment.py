@@ -152,6 +152,7 @@ def test_an_absent_object_is_an_empty_mask(client: Any, engine: Any, image64: st
         ("", "stop", "invalid", set()),
     ],
 )
+@pytest.mark.catalogue("G7", "G8", "G10", "G11")
 def test_every_answer_text_gives_an_honest_status(
     client: Any,
     engine: Any,

@@ -90,6 +90,7 @@ def test_bad_fields_are_named_and_the_next_request_works(
         (b'{"image":', "json_invalid", None),
     ],
 )
+@pytest.mark.catalogue("B7", "B15")
 def test_bad_json_is_refused_and_the_next_request_works(
     client: Any, image64: str, raw: bytes, code: str, param: str | None
 ) -> None:
@@ -152,6 +153,7 @@ def test_bad_forms_are_refused_and_the_next_request_works(
         ({"content-type": "application/json", "content-encoding": "gzip"}, "encoding_unsupported"),
     ],
 )
+@pytest.mark.catalogue("E11", "E12")
 def test_other_bodies_are_refused(client: Any, headers: dict[str, str], code: str) -> None:
     response = client.post("/segment", content=b"{}", headers=headers)
     assert refusal(response) == (415, code, None)

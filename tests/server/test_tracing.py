@@ -321,6 +321,7 @@ def test_spans_reach_a_collector_over_http(
         assert collector.resources[0]["service.name"] == "renamed"
 
 
+@pytest.mark.catalogue("I9")
 def test_a_collector_that_is_away_harms_no_request(
     serve_on_socket: Any, engine: Any, image64: str
 ) -> None:

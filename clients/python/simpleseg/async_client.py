@@ -9,6 +9,7 @@ from typing import Self, TypeVar, Unpack, overload
 import httpx2
 
 from simpleseg import calls
+from simpleseg.errors import SimpleSegError
 from simpleseg.image_input import ImageInput
 from simpleseg.many import (
     Item,
@@ -32,7 +33,7 @@ from simpleseg.results import Segmentation
 from simpleseg.retry import RetryBudget
 from simpleseg.schema import ModelInfo, SegmentResponse, Task, UploadedImage
 from simpleseg.streaming import AsyncSegmentStream
-from simpleseg.transport import DEFAULT_TIMEOUT_S, Attempts, Connection, received
+from simpleseg.transport import DEFAULT_TIMEOUT_S, Attempts, Connection, limit_body, received
 
 T = TypeVar("T")
 
@@ -64,6 +65,7 @@ class AsyncSimpleSeg:
         self._connection = Connection(base_url, api_key, timeout, max_retries, retry_budget)
         self._owns_http = http_client is None
         self._http = http_client or httpx2.AsyncClient()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @overload
     async def segment(  # type: ignore[overload-overlap]
@@ -178,14 +180,16 @@ class AsyncSimpleSeg:
         self, request: HttpRequest, timeout: float | None, *, stream: bool = False
     ) -> httpx2.Response:
         """The answer; of a stream only the head, unless it is an error."""
+        self._check_loop()
         attempts = Attempts(self._connection, request.request_id)
         while True:
             try:
                 outgoing = self._connection.outgoing(self._http, request, timeout)
-                response = await self._http.send(outgoing, stream=stream)
+                response = await self._http.send(outgoing, stream=True)
                 is_open = stream and response.is_success
                 if not is_open:
                     async with aclosing(response):
+                        limit_body(response)
                         await response.aread()
             except httpx2.TransportError as error:
                 delay_s = attempts.after_failure(error)
@@ -195,6 +199,14 @@ class AsyncSimpleSeg:
                     return response
                 delay_s = wait_s
             await asyncio.sleep(delay_s)
+
+    def _check_loop(self) -> None:
+        """Connections belong to the event loop that they were made in."""
+        loop = asyncio.get_running_loop()
+        if (self._loop or loop) is not loop:
+            message = "the client was used in another event loop; make one in each asyncio.run"
+            raise SimpleSegError(message)
+        self._loop = loop
 
     async def close(self) -> None:
         """Close the connections."""

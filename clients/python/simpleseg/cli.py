@@ -84,6 +84,8 @@ def serve(
     Every option is also a variable, SIMPLESEG_MAX_PROMPTS, and a line of the file, max_prompts = 8.
     An option comes before a variable, a variable before the file. An unknown setting is an error.
     """
+    from simpleseg_server.engines.choose import begin_early
+    from simpleseg_server.imports import without_collection
     from simpleseg_server.keys import KeyRing
 
     loaded = load_settings(config, options)
@@ -92,7 +94,8 @@ def serve(
     if check_config:
         typer.echo(loaded.render())
         return
-    with extra("server"):
+    begin_early(loaded.settings.engine, is_supervised=loaded.settings.supervise)
+    with extra("server"), without_collection():
         from simpleseg_server.serving import run
     failures: list[str] = []
 

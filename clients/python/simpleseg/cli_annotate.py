@@ -2,9 +2,11 @@
 
 import json
 import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,10 +19,12 @@ from simpleseg.cli_data import (
     contours_of,
     counter,
 )
-from simpleseg.cli_support import Failure, extra
+from simpleseg.cli_support import Failure, RayOption, WorkersOption, extra
+from simpleseg.spread import Died, Work, WorkerError, spread
 
 if TYPE_CHECKING:
     from simpleseg_training.annotate.parts import Describer
+    from simpleseg_training.annotate.pipeline import Entries, Parts, Plan
 
 KEY = "SIMPLESEG_DESCRIBE_KEY"
 
@@ -65,6 +69,8 @@ def annotate(
     convention: ConventionOption = Convention.edges,
     order: OrderOption = Order.clockwise,
     epsilon: EpsilonOption = 0.005,
+    ray: RayOption = False,
+    workers: WorkersOption = 2,
 ) -> None:
     """Detect, segment, outline, describe, filter: photographs become instruction pairs.
 
@@ -74,12 +80,10 @@ def annotate(
     with extra("annotate"):
         from simpleseg_training.annotate.describe import Unavailable
         from simpleseg_training.annotate.gate import Gate
-        from simpleseg_training.annotate.parts import load_detector, load_segmenter
-        from simpleseg_training.annotate.pipeline import Parts, Plan
+        from simpleseg_training.annotate.pipeline import Plan, annotate_by
         from simpleseg_training.annotate.pipeline import annotate as run
     words = [label.strip() for label in labels.split(",") if label.strip()]
-    names = {"detector": detector, "segmenter": segmenter, "labels": ",".join(words)}
-    names["describer"] = f"{describe} {describe_model} {marked}" if describe else "labels"
+    models = _Models(detector, segmenter, words, describe, describe_model, marked)
     try:
         plan = Plan(
             images,
@@ -89,22 +93,67 @@ def annotate(
             contours_of(convention, order, epsilon),
             pairs_per_object,
         )
-        with extra("annotate"):
-            parts = Parts(
-                load_detector(detector, words),
-                load_segmenter(segmenter),
-                _describer(describe, describe_model, marked),
-                names,
-            )
-        counts = run(plan, parts, counter("images"))
-    except (ValueError, Unavailable) as error:
+        with extra("ray" if ray else "annotate"):
+            if ray:
+                spread_out = _spread_out(plan, models, workers)
+                counts = annotate_by(plan, models.names, spread_out, counter("images"))
+            else:
+                counts = run(plan, models.load(), counter("images"))
+    except (ValueError, Unavailable, WorkerError) as error:
         raise Failure(str(error)) from error
     typer.echo(json.dumps(counts))
 
 
-def _describer(url: str | None, model: str, is_marked: bool) -> "Describer":
-    from simpleseg_training.annotate.describe import LabelDescriber, ModelDescriber
+@dataclass(frozen=True)
+class _Models:
+    """What was said of the parts; they are loaded where they run."""
 
-    if url is None:
-        return LabelDescriber()
-    return ModelDescriber(url, model, os.environ.get(KEY), is_marked)
+    detector: str
+    segmenter: str
+    labels: list[str]
+    describe: str | None
+    describe_model: str
+    marked: bool
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What a run that goes on must have again."""
+        url = self.describe
+        return {
+            "detector": self.detector,
+            "segmenter": self.segmenter,
+            "labels": ",".join(self.labels),
+            "describer": f"{url} {self.describe_model} {self.marked}" if url else "labels",
+        }
+
+    def load(self) -> "Parts":
+        """Raises ValueError where a name means nothing."""
+        from simpleseg_training.annotate.parts import load_detector, load_segmenter
+        from simpleseg_training.annotate.pipeline import Parts
+
+        detector = load_detector(self.detector, self.labels)
+        return Parts(detector, load_segmenter(self.segmenter), self._describer(), self.names)
+
+    def _describer(self) -> "Describer":
+        from simpleseg_training.annotate.describe import LabelDescriber, ModelDescriber
+
+        if self.describe is None:
+            return LabelDescriber()
+        return ModelDescriber(self.describe, self.describe_model, os.environ.get(KEY), self.marked)
+
+
+def _spread_out(plan: "Plan", models: _Models, workers: int) -> "Entries":
+    """Images done by workers on Ray; one that ends its worker again and again is quarantined."""
+    from simpleseg_training.annotate.pipeline import QUARANTINED
+
+    def make() -> Work:
+        from simpleseg_training.annotate.pipeline import annotated
+
+        parts = models.load()
+        return lambda names: [annotated(plan, parts, name) for name in names]
+
+    def entries(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, entry in spread(names, make, workers=workers):
+            yield name, {"fault": QUARANTINED} if isinstance(entry, Died) else entry
+
+    return entries

@@ -4,13 +4,14 @@ import asyncio
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from simpleseg.async_client import AsyncSimpleSeg
-from simpleseg.batch import BatchError
+from simpleseg.batch import BatchError, on_ray
 from simpleseg.batch.coco import check_for_coco, write_coco
 from simpleseg.batch.journal import Journal, drop_failed
 from simpleseg.batch.run import Halt, Run
@@ -21,11 +22,15 @@ from simpleseg.cli_support import (
     EngineOption,
     Failure,
     ModelOption,
+    RayOption,
     UrlOption,
+    WorkersOption,
     connection,
+    extra,
 )
 from simpleseg.progress import progress_bar
 from simpleseg.retry import RetryBudget
+from simpleseg.spread import WorkerError
 
 _MAX_RETRIES = 5  # nobody waits at a prompt, and a server may be restarted meanwhile
 _INTERRUPTED = 130  # as a shell has it: 128 and the signal's number
@@ -51,6 +56,8 @@ def batch(
     engine: EngineOption = EngineName.embedded,
     url: UrlOption = None,
     model: ModelOption = None,
+    ray: RayOption = False,
+    workers: WorkersOption = 2,
 ) -> None:
     """Segment many images. The same command again goes on where the last one ended.
 
@@ -74,11 +81,14 @@ def batch(
             drop_failed(answers)
         with Journal(answers) as journal:
             check_same(entries, journal, answers)
-            asyncio.run(_fill(entries, journal, concurrency, url, model, engine))
+            if ray:
+                _fill_on_ray(entries, journal, workers, url, model, engine)
+            else:
+                asyncio.run(_fill(entries, journal, concurrency, url, model, engine))
             if as_coco:
                 write_coco(output, entries, journal)
             typer.echo(f"{_counts(entries, journal)}; wrote {output}", err=True)
-    except BatchError as error:
+    except (BatchError, WorkerError) as error:
         raise Failure(str(error)) from error
 
 
@@ -101,8 +111,7 @@ async def _fill(
     engine: EngineName,
 ) -> None:
     """Answer what is missing. Raises Failure where that ends early."""
-    total = len(source.digests)
-    done = len(source.digests.keys() & journal.marks.keys())
+    total, done = _progress(source, journal)
     if done == total:
         return
     if url is not None:  # a wrong address is told at once, not after all retries
@@ -121,6 +130,36 @@ async def _fill(
         with progress_bar(total, done=done) as advance, _stoppable(halt):
             run = Run(source, journal, client, halt, advance)
             await run.run(concurrency)
+    _check_ended(halt, source, journal)
+
+
+def _fill_on_ray(
+    source: Source,
+    journal: Journal,
+    workers: int,
+    url: str | None,
+    model: str | None,
+    engine: EngineName,
+) -> None:
+    """The same with workers of their own. Raises Failure where that ends early."""
+    total, done = _progress(source, journal)
+    if done == total:
+        return
+    halt = Halt()
+    connect = partial(
+        connection, url, model, engine, timeout=ANSWER_TIMEOUT_S, max_retries=_MAX_RETRIES
+    )
+    with extra("ray"), progress_bar(total, done=done) as advance:
+        on_ray.fill(source, journal, connect, halt, advance, workers)
+    _check_ended(halt, source, journal)
+
+
+def _progress(source: Source, journal: Journal) -> tuple[int, int]:
+    """How many items there are, and how many have an answer."""
+    return len(source.digests), len(source.digests.keys() & journal.marks.keys())
+
+
+def _check_ended(halt: Halt, source: Source, journal: Journal) -> None:
     if halt.reason is not None:
         counts = f"{_counts(source, journal)}; the same command goes on"
         is_stopped = halt.reason == _STOPPED

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from simpleseg_server.config import Settings
+    from simpleseg_server.engines.base import Engine
     from simpleseg_server.sources import Loaded
 
 IN_PROCESS = "http://simpleseg.invalid"  # never resolved: requests to it stay in this process
@@ -60,6 +61,10 @@ ModelOption = Annotated[
 UrlOption = Annotated[
     str | None, typer.Option(help="Ask this server instead of running the model here.")
 ]
+RayOption = Annotated[
+    bool, typer.Option("--ray", help="Spread the images over workers, on Ray Data (extra ray).")
+]
+WorkersOption = Annotated[int, typer.Option(min=1, help="With --ray: processes, each with models.")]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="A TOML file of settings; also SIMPLESEG_CONFIG."),
@@ -108,24 +113,34 @@ def load_settings(file: Path | None, options: Mapping[str, Any]) -> "Loaded":
 
 def application_of(settings: "Settings", on_failure: Callable[[], None]) -> "FastAPI":
     """The server as an ASGI application, not yet started."""
+    from simpleseg_server.imports import without_collection
+
+    engine = engine_of(settings)
+    with extra("server"), without_collection():
+        from simpleseg_server.app import create_app
+
+    return create_app(settings, engine, on_engine_failure=on_failure)
+
+
+def engine_of(settings: "Settings") -> "Engine":
+    """The engine that the settings name, not yet started. Raises Failure."""
     needs_none = settings.engine == "remote" and settings.model is None
     # First, since importing the engine takes seconds.
     checkpoint = None if needs_none else checkpoint_of(settings.model)
     with extra("server"):
-        from simpleseg_server.app import create_app
         from simpleseg_server.engines.choose import make_engine
     try:
-        made = make_engine(
+        return make_engine(
             settings.engine,
             checkpoint,
             max_batch=settings.max_batch,
             draft=settings.draft,
             vllm_options=settings.vllm_options(),
             upstreams=settings.remote_options(),
+            supervision=settings.supervision(),
         )
     except ValueError as error:
         raise Failure(str(error)) from error
-    return create_app(settings, made, on_engine_failure=on_failure)
 
 
 def checkpoint_of(model: str | None) -> str:

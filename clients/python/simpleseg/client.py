@@ -23,7 +23,7 @@ from simpleseg.results import Segmentation
 from simpleseg.retry import RetryBudget
 from simpleseg.schema import ModelInfo, SegmentResponse, Task, UploadedImage
 from simpleseg.streaming import SegmentStream
-from simpleseg.transport import DEFAULT_TIMEOUT_S, Attempts, Connection, received
+from simpleseg.transport import DEFAULT_TIMEOUT_S, Attempts, Connection, limit_body, received
 
 T = TypeVar("T")
 
@@ -33,10 +33,10 @@ class SimpleSeg:
 
     ``base_url`` and ``api_key`` default to the environment's ``SIMPLESEG_BASE_URL`` (else
     http://127.0.0.1:8000) and ``SIMPLESEG_API_KEY``. ``timeout`` bounds every wait for the server,
-    in seconds (5 for the connection). ``max_retries`` counts the further attempts after a lost
-    connection, an overload or a server error; ``retry_budget`` bounds those of all requests
-    together, and may be shared by several clients. An ``http_client`` of your own is not closed
-    here. Threads may share a client.
+    and the whole of a body that is not streamed, in seconds (5 for the connection).
+    ``max_retries`` counts the further attempts after a lost connection, an overload or a server
+    error; ``retry_budget`` bounds those of all requests together, and may be shared by several
+    clients. An ``http_client`` of your own is not closed here. Threads may share a client.
 
     Every method raises SimpleSegError (its tree is in ``simpleseg.errors``), and OSError for an
     unreadable path.
@@ -218,10 +218,11 @@ class SimpleSeg:
         while True:
             try:
                 outgoing = self._connection.outgoing(self._http, request, timeout)
-                response = self._http.send(outgoing, stream=stream)
+                response = self._http.send(outgoing, stream=True)
                 is_open = stream and response.is_success
                 if not is_open:
                     with closing(response):
+                        limit_body(response)
                         response.read()
             except httpx2.TransportError as error:
                 delay_s = attempts.after_failure(error)

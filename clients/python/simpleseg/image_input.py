@@ -18,6 +18,8 @@ ImageInput = str | Path | bytes | Image.Image | NDArray[np.uint8] | UploadedImag
 """A path, a URL for the server to read, a file's bytes, a PIL image, a uint8 array, or an image
 that was uploaded."""
 
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+"""Of image files; more than any server reads, so that only what is surely none is refused here."""
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
 
@@ -45,7 +47,8 @@ def sent_image(image: ImageInput) -> SentImage:
     Files and bytes go as they are; pictures and arrays, of shape (height, width), (height, width,
     3) or (height, width, 4), go as PNG.
 
-    Raises OSError for an unreadable path, InvalidInputError for what is not an image input.
+    Raises OSError for an unreadable path, InvalidInputError for what is not an image input or an
+    image file.
     """
     match image:
         case str() if image.startswith(("http://", "https://", "data:")):
@@ -67,6 +70,10 @@ def sent_image(image: ImageInput) -> SentImage:
 
 
 def _from_file(content: bytes) -> SentImage:
+    if not content.startswith(_BEGINNINGS) and content[4:8] != b"ftyp":
+        what = "is not an image" if content else "is empty"
+        raise InvalidInputError(f"the image file {what}")
+
     def open_image() -> Image.Image:
         with Image.open(io.BytesIO(content)) as picture:
             return ImageOps.exif_transpose(picture)

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypedDict, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
@@ -108,7 +109,17 @@ def check_base_url(url: str) -> str:
     """``url`` without a final slash. Raises InvalidInputError where it is not an http(s) URL."""
     if not url.startswith(("http://", "https://")):
         raise InvalidInputError(f"the server's URL must start with http(s)://, not {url!r}")
+    if not _names_a_host(url):
+        raise InvalidInputError(f"the server's URL names no host or no port: {url!r}")
     return url.rstrip("/")
+
+
+def _names_a_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0 and " " not in url
+    except ValueError:
+        return False
 
 
 def as_prompts(prompt: Prompts) -> list[PromptInput]:

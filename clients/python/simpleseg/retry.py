@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 RETRIED_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504})
 """Statuses after which the same request may succeed: the server was busy, restarting or failed."""
 
-LONGEST_OBEYED_S = 60.0
+LONGEST_OBEYED_S = 30.0
 """A longer wait asked for by the server is not waited: its answer is raised instead."""
 
 _FIRST_BACKOFF_S = 0.5
@@ -71,7 +71,8 @@ def retry_delay_s(
 ) -> float | None:
     """Seconds before the request is sent again, or None where ``status`` is final.
 
-    ``x-should-retry: true`` or ``false`` from the server overrules the status.
+    What the server asks for is obeyed, with up to a tenth more by ``draw() in [0, 1)``: it asks all
+    clients for the same. ``x-should-retry: true`` or ``false`` from it overrules the status.
     """
     wish = headers.get("x-should-retry")
     if wish == "false" or (status not in RETRIED_STATUSES and wish != "true"):
@@ -79,7 +80,7 @@ def retry_delay_s(
     requested = requested_delay_s(headers)
     if requested is None:
         return backoff_s(attempt, draw)
-    return requested if requested <= LONGEST_OBEYED_S else None
+    return requested * (1 + 0.1 * draw()) if requested <= LONGEST_OBEYED_S else None
 
 
 class RetryBudget:
@@ -94,7 +95,7 @@ class RetryBudget:
     (True, False)
     """
 
-    def __init__(self, capacity: float = 20.0, earned: float = 0.2) -> None:
+    def __init__(self, capacity: float = 20.0, earned: float = 0.1) -> None:
         self._capacity = capacity
         self._earned = earned
         self._tokens = capacity

@@ -134,7 +134,8 @@ class SegmentResponse(ResponseModel):
 
     ``timings_ms`` maps stages to milliseconds: read_body, fetch (of an image by URL), decode_image
     (decode and scale), queue, prefill, decode, generate, parse and rasterize (of the slowest
-    prompt), total; and, since the request came in, first_token and first_point.
+    prompt), total; and, since the request came in, first_token and first_point: the first vertex
+    written, which a look again or another sample may replace.
     """
 
     model_config = ConfigDict(

@@ -1,6 +1,8 @@
 """What both clients know of their server, and how they go on after an attempt that failed."""
 
 import os
+import time
+from collections.abc import AsyncIterator, Iterator
 
 import httpx2
 
@@ -104,3 +106,43 @@ def received(response: httpx2.Response, *, with_body: bool = True) -> HttpRespon
     """The answer as the protocol reads it."""
     headers = {name.lower(): value for name, value in response.headers.items()}
     return HttpResponse(response.status_code, headers, response.content if with_body else b"")
+
+
+class _TimedBody(httpx2.SyncByteStream, httpx2.AsyncByteStream):
+    """A body that fails as a timeout where it is not there in ``seconds``."""
+
+    def __init__(self, stream: object, seconds: float) -> None:
+        self._stream = stream
+        self._ends_at = time.monotonic() + seconds
+
+    def _check(self) -> None:
+        if time.monotonic() > self._ends_at:
+            raise httpx2.ReadTimeout("the body takes too long")
+
+    def __iter__(self) -> Iterator[bytes]:
+        assert isinstance(self._stream, httpx2.SyncByteStream)
+        for piece in self._stream:
+            self._check()
+            yield piece
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        assert isinstance(self._stream, httpx2.AsyncByteStream)
+        async for piece in self._stream:
+            self._check()
+            yield piece
+
+    def close(self) -> None:
+        if isinstance(self._stream, httpx2.SyncByteStream):
+            self._stream.close()
+
+    async def aclose(self) -> None:
+        if isinstance(self._stream, httpx2.AsyncByteStream):
+            await self._stream.aclose()
+
+
+def limit_body(response: httpx2.Response) -> None:
+    """Let the whole body of an open response take no longer than the request lets a single wait: a
+    server that sends a byte now and then would never end it."""
+    seconds = response.request.extensions.get("timeout", {}).get("read")
+    if seconds is not None:
+        response.stream = _TimedBody(response.stream, seconds)

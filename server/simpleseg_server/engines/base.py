@@ -16,8 +16,13 @@ if TYPE_CHECKING:  # the command line reads the settings, and so this module, wi
 FinishReason = Literal["stop", "length"]
 Role = Literal["system", "user", "assistant"]
 PromptFault = Literal[
-    "context_length_exceeded", "conversation_unsupported", "grammar_rejected", "prompt_refused"
+    "context_length_exceeded",
+    "conversation_unsupported",
+    "grammar_rejected",
+    "prompt_refused",
+    "request_poisoned",
 ]
+DeathReason = Literal["crash", "killed", "stopped", "hang", "memory", "start"]
 GrammarKind = Literal["json", "json_object", "regex", "choice", "grammar"]
 DraftKind = Literal["structure", "digits", "unknown"]
 
@@ -179,12 +184,15 @@ class EngineError(Exception):
 
 class PromptRefusedError(EngineError):
     """The model cannot read what it is asked: with the answer it is too long, the chat template has
-    no place for a conversation of this form, the client's grammar is none, or the server that runs
-    the model refuses it for a reason of its own."""
+    no place for a conversation of this form, the client's grammar is none, the server that runs
+    the model refuses it for a reason of its own, or reading it ended the engine before."""
 
     def __init__(self, message: str, code: PromptFault) -> None:
         super().__init__(message)
         self.code = code
+
+    def __reduce__(self) -> Any:
+        return type(self), (str(self), self.code)
 
 
 class EngineOverloadedError(EngineError):
@@ -194,9 +202,23 @@ class EngineOverloadedError(EngineError):
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
+    def __reduce__(self) -> Any:
+        return type(self), (str(self), self.retry_after_s)
+
 
 class EngineDeadError(EngineError):
-    """The engine has stopped for good and must be restarted."""
+    """The engine has stopped for good and must be restarted.
+
+    ``reason``: its own fault (``crash``), a signal from outside (``killed``, or ``stopped`` while
+    it still exists), it does nothing any more (``hang``), it had no ``memory``, or no ``start``.
+    """
+
+    def __init__(self, message: str, reason: DeathReason = "crash") -> None:
+        super().__init__(message)
+        self.reason: DeathReason = reason
+
+    def __reduce__(self) -> Any:
+        return type(self), (str(self), self.reason)
 
 
 class EngineAwayError(EngineDeadError):

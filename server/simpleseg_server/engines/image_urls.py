@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from simpleseg_polygon.geometry import ImageSize
 from simpleseg_server.engines.base import GenerationRequest
 from simpleseg_server.engines.picture import ImageFormat, data_url, stretched
-from simpleseg_server.images import EngineSize
+from simpleseg_server.pixels import EngineSize
 
 
 class ImageUrls:

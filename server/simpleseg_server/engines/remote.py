@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from simpleseg.retry import RetryBudget
 from simpleseg_polygon.grammar import Budget
 from simpleseg_polygon.prompts import TARGETS
 from simpleseg_server.engines.base import (
@@ -21,6 +22,7 @@ from simpleseg_server.engines.base import (
     PromptRefusedError,
 )
 from simpleseg_server.engines.dialects import Dialect, chat_request, takes_client_grammars
+from simpleseg_server.engines.hedge import MOST_AT_ONCE, SHARE, Try, first_to_begin
 from simpleseg_server.engines.image_urls import ImageUrls
 from simpleseg_server.engines.item_limit import (
     MAX_ANSWER_TOKENS,
@@ -41,11 +43,13 @@ from simpleseg_server.engines.upstream_http import (
 )
 from simpleseg_server.engines.upstreams import Address, Breaker, Upstream, choose
 from simpleseg_server.engines.warm_up import warm_up_request
-from simpleseg_server.images import EngineSize
+from simpleseg_server.pixels import EngineSize
 
 logger = logging.getLogger("simpleseg_server")
 
 _SPARE_CONNECTIONS = 8
+
+Failures = dict[Upstream, UpstreamError | RequestRefusedError]
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class RemoteOptions:
     image size of the model's training, if there was one: images are stretched to it before they are
     sent; others are scaled to ``max_pixels`` at most. ``logprobs`` False does without token
     probabilities, and so without scores. ``max_concurrency`` answers run at once, on all upstreams
-    together. ``start_timeout_s`` is how long the start waits for a first upstream.
+    together. ``start_timeout_s`` is how long the start waits for a first upstream. After
+    ``hedge_after_s`` without a first token another upstream is asked too.
     """
 
     upstreams: tuple[Address, ...]
@@ -74,6 +79,7 @@ class RemoteOptions:
     probe_interval_s: float = 2.0
     start_timeout_s: float = 900.0
     failures_to_open: int = 3
+    hedge_after_s: float | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError where the options do not fit together."""
@@ -89,7 +95,8 @@ class RemoteEngine:
     """A model behind OpenAI-compatible servers (vLLM, SGLang, LMDeploy); see the Engine protocol.
 
     Several upstreams serve the same model. Requests on one image go to the same upstream while its
-    load is fair; a request that fails before its first token is tried on another. Upstreams that
+    load is fair; a request that fails before its first token is tried on another, and one in ten
+    that are slow to begin, if wanted, on two at once. Upstreams that
     fail are left alone and tried again, with a request of every task, until they answer;
     ``check_health`` raises EngineAwayError while there is none left.
 
@@ -117,6 +124,7 @@ class RemoteEngine:
         self._urls = ImageUrls(
             EngineSize(options.max_pixels, options.input_hw), options.image_format
         )
+        self._hedges = RetryBudget(MOST_AT_ONCE, SHARE)
         self._is_closed = False
 
     @property
@@ -172,14 +180,15 @@ class RemoteEngine:
         self.check_health()
         began = time.perf_counter()
         _bounds(request, self.capabilities.max_tokens)  # raises where no answer is possible
-        failures: dict[Upstream, UpstreamError | RequestRefusedError] = {}
+        failures: Failures = {}
         async with self._slots:
             if self._is_closed:  # while it waited
                 raise EngineDeadError("the engine has stopped")
             while upstream := choose(self._upstreams, request.image_key, failures):
                 has_begun = False
                 try:
-                    async with aclosing(self._answer(upstream, request, began)) as deltas:
+                    upstream, answer = await self._begun(upstream, request, began, failures)
+                    async with aclosing(answer) as deltas:
                         async for delta in deltas:
                             has_begun = True
                             yield delta
@@ -198,6 +207,43 @@ class RemoteEngine:
         if refused and not broken:
             raise _as_the_prompts_fault(request, refused[-1]) from refused[-1]
         raise self._no_answer(broken)
+
+    async def _begun(
+        self, upstream: Upstream, request: GenerationRequest, began: float, failures: Failures
+    ) -> tuple[Upstream, AsyncGenerator[Delta, None]]:
+        """The answer to listen to, and whose it is. What another one died of is in ``failures``."""
+        after_s = self._options.hedge_after_s
+        if after_s is None:
+            return upstream, self._answer(upstream, request, began)
+        tries = [Try(upstream, self._answer(upstream, request, began))]
+        try:
+            if not await tries[0].settles_within(after_s):
+                spare = choose(self._upstreams, request.image_key, {*failures, upstream})
+                if spare is not None and self._hedges.take():
+                    tries.append(Try(spare, self._answer(spare, request, began)))
+                    tries[:] = await first_to_begin(*tries)
+            else:
+                self._hedges.give()
+            for loser in tries[1:]:
+                await self._drop(loser, failures)
+        except BaseException:
+            await asyncio.gather(*(one.close() for one in tries))
+            raise
+        return tries[0].upstream, tries[0].deltas()
+
+    async def _drop(self, loser: Try, failures: Failures) -> None:
+        """Hang up; where it failed by itself, take note."""
+        if not loser.has_failed:
+            await loser.close()
+            return
+        try:
+            async for _ in loser.deltas():
+                pass
+        except RequestRefusedError as error:
+            failures[loser.upstream] = error
+        except UpstreamError as error:
+            failures[loser.upstream] = error
+            self._take_note(loser.upstream, error)
 
     def _is_longer_elsewhere(self, upstream: Upstream, error: RequestRefusedError) -> bool:
         """Whether the request is too long for this upstream, and may not be for another one."""

@@ -29,10 +29,13 @@ class RemoteAnswer:
         self._written = 0
         self._prompt_tokens = 0
         self._completion_tokens = 0
+        self._cached_tokens: int | None = None
 
     def read(self, event: ChatEvent) -> Delta | None:
         """What the event adds, None for nothing; the last delta where it completes the answer."""
         self._prompt_tokens = max(self._prompt_tokens, event.prompt_tokens)
+        if event.cached_tokens is not None:
+            self._cached_tokens = event.cached_tokens
         if self._end is not None:  # what comes now is beyond the limit, or counts tokens
             if self._limit is None or not self._limit.is_cut:
                 self._completion_tokens = max(self._completion_tokens, event.completion_tokens)
@@ -81,6 +84,7 @@ class RemoteAnswer:
             queue_ms=(self._asked - self._began) * 1e3,
             prefill_ms=(first_at - self._asked) * 1e3,
             decode_ms=(now - first_at) * 1e3,
+            cached_tokens=self._cached_tokens,
         )
 
 

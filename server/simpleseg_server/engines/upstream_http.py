@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx2
@@ -78,13 +78,14 @@ class ServedModel:
 @dataclass(frozen=True)
 class ChatEvent:
     """One event of an answer: its text and tokens, how it ended, and the tokens counted so far (0
-    where that is not told)."""
+    where that is not told; None for those of the prompt that were computed for an earlier one)."""
 
     text: str = ""
     tokens: tuple[TokenLogprob, ...] = ()
     end: FinishReason | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int | None = None
 
 
 class UpstreamClient:
@@ -280,17 +281,21 @@ def _read(event: Mapping[str, Any]) -> ChatEvent:
     """Raises ValueError, TypeError or KeyError for what is none; EngineError for an answer that the
     upstream gave up."""
     usage = event.get("usage") or {}
-    counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    counted = ChatEvent(
+        prompt_tokens=int(usage.get("prompt_tokens") or 0),
+        completion_tokens=int(usage.get("completion_tokens") or 0),
+        cached_tokens=None if cached is None else int(cached),
+    )
     choices = event["choices"]
     if not choices:
-        return ChatEvent(prompt_tokens=counts[0], completion_tokens=counts[1])
+        return counted
     [choice] = choices
     text = (choice.get("delta") or {}).get("content") or ""
     if not isinstance(text, str):
         raise TypeError
-    return ChatEvent(
-        text, _tokens(choice.get("logprobs")), _end(choice.get("finish_reason")), *counts
-    )
+    tokens, end = _tokens(choice.get("logprobs")), _end(choice.get("finish_reason"))
+    return replace(counted, text=text, tokens=tokens, end=end)
 
 
 def _tokens(logprobs: Mapping[str, Any] | None) -> tuple[TokenLogprob, ...]:

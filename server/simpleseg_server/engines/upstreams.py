@@ -4,7 +4,6 @@ No input or output here: ``remote.py`` tells what happened to each request.
 """
 
 import asyncio
-import hashlib
 import math
 import re
 import time
@@ -15,14 +14,12 @@ from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from simpleseg.retry import backoff_s
+from simpleseg_server.affinity import affinity, fair_share
 
 BreakerState = Literal["closed", "open", "half-open"]
 
 LONGEST_BUSY_S = 30.0
 """An upstream that asks for a longer wait is asked again after this one."""
-
-_SLACK = 1.25  # of its share, that a preferred upstream may hold (arXiv 1608.01350)
-_FREE_LOAD = 4  # requests that an upstream takes as easily as one
 
 
 @dataclass(frozen=True)
@@ -182,21 +179,12 @@ def choose(
     left = [one for one in left if not one.is_busy] or left
     if not left:
         return None
-    preferred = max(left, key=lambda one: _affinity(one.address, image_key))
+    preferred = max(left, key=lambda one: affinity(one.address.url, image_key, one.address.weight))
     if tried or preferred.running < _fair_share(preferred, left):
         return preferred
     return min(left, key=lambda one: one.load)
 
 
-def _fair_share(upstream: Upstream, among: Sequence[Upstream]) -> float:
-    running = sum(one.running for one in among) + 1
+def _fair_share(upstream: Upstream, among: Sequence[Upstream]) -> int:
     weight = sum(one.address.weight for one in among)
-    return max(_FREE_LOAD, math.ceil(_SLACK * running * upstream.address.weight / weight))
-
-
-def _affinity(address: Address, image_key: str) -> float:
-    """Weighted rendezvous hashing: every key has its own order of the upstreams, and when one goes
-    only its own keys move."""
-    digest = hashlib.blake2b(f"{address.url} {image_key}".encode(), digest_size=8).digest()
-    drawn = (int.from_bytes(digest, "big") + 1) / (2**64 + 2)
-    return -address.weight / math.log(drawn)
+    return fair_share(sum(one.running for one in among), upstream.address.weight / weight)

@@ -3,10 +3,12 @@
 import asyncio
 import codecs
 import itertools
+import os
 import secrets
+import signal
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +50,8 @@ from simpleseg_server.engines.vllm_backend import (
     VllmOptions,
 )
 from simpleseg_server.engines.warm_up import warm_up_request
+from simpleseg_server.imports import without_collection
+from simpleseg_server.supervision.vitals import Patience, Verdict, Vitals, with_children
 
 ANSWERS_PER_TALLY = 16
 _TAIL_TOKENS = 8  # more than a coordinate has
@@ -58,7 +62,7 @@ def start_vllm(launch: Launch) -> Backend:
     from simpleseg_server.engines import vllm_process
 
     vllm_process.begin()
-    with stage("import_vllm"):
+    with stage("import_vllm"), without_collection():
         from simpleseg_server.engines.vllm_compat import VllmBackend
 
     return VllmBackend.start(launch)
@@ -90,7 +94,9 @@ class VllmEngine:
         options: VllmOptions | None = None,
         *,
         start_backend: Callable[[Launch], Backend] = start_vllm,
+        patience: Patience | None = None,
     ) -> None:
+        """With ``patience``, ``check_health`` also finds a vLLM that is stuck, if called often."""
         self._path = str(model_path)
         self._options = options or VllmOptions()
         self._start_backend = start_backend
@@ -99,6 +105,11 @@ class VllmEngine:
         self._running: set[str] = set()
         self._begun = itertools.count()
         self._is_closed = False
+        self._vitals: Vitals | None = None
+        if patience is not None:
+            running = self._in_process
+            self._vitals = Vitals(self._process_ids, running, patience, has_heart=False)
+        self._stuck: Verdict | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -151,15 +162,34 @@ class VllmEngine:
         self._is_closed = True
         if backend is None or was_closed:
             return
-        await backend.abort(list(self._running))
+        if self._stuck is None:
+            await backend.abort(list(self._running))
+        else:
+            self._kill()
         await asyncio.to_thread(backend.shutdown)
 
+    def _process_ids(self) -> Sequence[int]:
+        return () if self._backend is None else self._backend.process_ids
+
+    def _in_process(self) -> int:
+        return 0 if self._backend is None else self._backend.running
+
+    def _kill(self) -> None:
+        """It would not hear that it is asked to stop, and its memory is needed."""
+        for pid in with_children(self._process_ids()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def check_health(self) -> None:
-        """Raise EngineDeadError where vLLM has died or never began."""
+        """Raise EngineDeadError where vLLM has died, never began or is stuck."""
         if self._backend is None:
             raise EngineDeadError("the engine has not started")
+        if self._stuck is None and self._vitals is not None and not self._is_closed:
+            self._stuck = self._vitals.check()
+        if self._stuck is not None:
+            raise EngineDeadError(f"vLLM is stuck: {self._stuck}", self._stuck)
         if self._is_closed or self._backend.is_dead:
-            raise EngineDeadError("vLLM has stopped")
+            raise EngineDeadError("vLLM has stopped", self._backend.death_reason)
 
     def collect(self) -> Iterable[Metric]:
         """vLLM's own Prometheus metrics."""
@@ -184,6 +214,8 @@ class VllmEngine:
         try:
             async with aclosing(backend.generate(generation)) as chunks:
                 async for chunk in chunks:
+                    if self._vitals is not None:
+                        self._vitals.progress()
                     delta = answer.read(chunk)
                     yield delta
                     if delta.finish_reason is not None:

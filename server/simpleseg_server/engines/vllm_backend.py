@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from PIL import Image
 from prometheus_client import Metric
 
-from simpleseg_server.engines.base import ClientGrammar
+from simpleseg_server.engines.base import ClientGrammar, DeathReason
 
 ChunkEnd = Literal["stop", "length", "abort"]
 
@@ -125,6 +125,21 @@ class Backend(Protocol):
 
     @property
     def is_dead(self) -> bool: ...
+
+    @property
+    def running(self) -> int:
+        """Requests that are past this process, with those that schedule and compute."""
+        ...
+
+    @property
+    def process_ids(self) -> Sequence[int]:
+        """The processes that schedule and compute, where they are ours."""
+        ...
+
+    @property
+    def death_reason(self) -> DeathReason:
+        """How one of them ended."""
+        ...
 
     async def ready(self) -> None:
         """Wait for what starts in the background."""

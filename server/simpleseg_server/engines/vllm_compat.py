@@ -14,8 +14,8 @@ Written for 0.26 to 0.33. Whatever moves between its versions is looked for here
 import json
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,7 +34,12 @@ from vllm.v1.metrics.prometheus import get_prometheus_registry
 from vllm.v1.sample.rejection_sampler import expand_batch_to_tokens
 
 from simpleseg_server.engines import vllm_process
-from simpleseg_server.engines.base import EngineDeadError, EngineError, PromptRefusedError
+from simpleseg_server.engines.base import (
+    DeathReason,
+    EngineDeadError,
+    EngineError,
+    PromptRefusedError,
+)
 from simpleseg_server.engines.stages import stage
 from simpleseg_server.engines.vllm_backend import (
     Adapter,
@@ -44,6 +49,7 @@ from simpleseg_server.engines.vllm_backend import (
     Launch,
     VllmOptions,
 )
+from simpleseg_server.supervision.deaths import oom_kills, reason_of
 
 DRAFTER = "simpleseg_server.engines.drafter.ContourProposer"
 logger = logging.getLogger("simpleseg")
@@ -62,6 +68,10 @@ class VllmBackend:
         self._engine = client
         self._is_owner = is_owner
         self._is_shut_down = False
+        self.running = 0
+        # None where another server owns them, or this vLLM keeps them elsewhere.
+        self._processes = _processes_of(client) if is_owner else ()
+        self._oom_kills = oom_kills()
         self._max_model_len = launch.max_model_len
         # Clients of vLLM's own routes may name an image, and vLLM believes them: no name that they
         # can know may be one of ours.
@@ -86,6 +96,15 @@ class VllmBackend:
     def is_dead(self) -> bool:
         return self._is_shut_down or bool(self._engine.errored)
 
+    @property
+    def process_ids(self) -> Sequence[int]:
+        return [process.pid for process in self._processes if process.exitcode is None]
+
+    @property
+    def death_reason(self) -> DeathReason:
+        codes = [process.exitcode for process in self._processes if process.exitcode]
+        return reason_of(codes[0] if codes else None, oom_kills() - self._oom_kills)
+
     async def ready(self) -> None:
         """Wait until the processor for images is warm: it starts in a background thread, and its
         cache must not be used meanwhile. A server that owns the client has waited."""
@@ -108,10 +127,11 @@ class VllmBackend:
                 else self._loras[generation.adapter],
             )
             async with aclosing(outputs):
-                async for output in outputs:
-                    yield self._chunk(output, prompt_tokens)
+                with self._counted():
+                    async for output in outputs:
+                        yield self._chunk(output, prompt_tokens)
         except VllmDeadError as error:
-            raise EngineDeadError("vLLM has died") from error
+            raise EngineDeadError("vLLM has died", self.death_reason) from error
         except EngineError:
             raise
         except Exception as error:
@@ -119,6 +139,14 @@ class VllmBackend:
             if isinstance(error, refusals()) and generation.client_grammar is not None:
                 raise PromptRefusedError(message, "grammar_rejected") from error
             raise EngineError(message) from error
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
 
     def collect(self) -> Iterable[Metric]:
         if not self._is_owner:
@@ -173,6 +201,11 @@ class VllmBackend:
             return None, None
         accepted = sum(accepted * steps for accepted, steps in enumerate(counted.histogram))
         return int(counted.num_draft_tokens), accepted
+
+
+def _processes_of(client: Any) -> Sequence[Any]:
+    resources = getattr(client.engine_core, "resources", None)
+    return tuple(getattr(getattr(resources, "engine_manager", None), "processes", ()))
 
 
 def model_and_options(client: Any) -> tuple[str, VllmOptions]:

@@ -7,20 +7,15 @@ single thread by then and no GPU; a fork of the server itself would have neither
 
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from types import ModuleType
 
 from simpleseg_server.engines import vllm_environment
+from simpleseg_server.supervision.parent import end_with
 
-_IMPORTED = [
-    "vllm.v1.engine.core",
-    "vllm.v1.worker.cpu_worker",
-    "simpleseg_server.engines.drafter",
-]
+_PRELOADED = "simpleseg_server.engines.vllm_preload"
 _SERVER_PID = "OWNER_OF_VLLM_PID"
 
 
@@ -30,7 +25,7 @@ def begin() -> None:
     vllm_environment.prepare()
     os.environ[_SERVER_PID] = str(os.getpid())
     if vllm_environment.is_for_cpu():
-        multiprocessing.set_forkserver_preload(_IMPORTED)
+        multiprocessing.set_forkserver_preload([_PRELOADED])
         forkserver.ensure_running()
 
 
@@ -57,11 +52,5 @@ def end_with_server() -> None:
     stay, and keep the memory. vLLM calls it in each of its processes, and it does nothing in one
     that no server of ours has started."""
     server = multiprocessing.parent_process()
-    if server is None or os.environ.get(_SERVER_PID) != str(server.pid):
-        return
-
-    def watch() -> None:
-        server.join()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="server-watch", daemon=True).start()
+    if server is not None and os.environ.get(_SERVER_PID) == str(server.pid):
+        end_with(server)

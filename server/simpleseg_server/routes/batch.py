@@ -39,7 +39,7 @@ async def batch(request: Request) -> Response:
     services = services_of(request)
     services.keeper.require_ready()
     segmenter = services.segmenter
-    with segmenter.admission.enter():
+    with segmenter.admission.enter(owner_of(request)):
         body = await read_request_body(request, services.settings.body_timeout_s)
         times, content_type = request.state.times, request.headers.get("content-type", "")
         with times.measure("read_body"):

@@ -12,6 +12,7 @@ from simpleseg.chat_answer_schema import ChatChunk, ChatCompletion
 from simpleseg.schema import ErrorResponse
 from simpleseg_server.chat_answers import Chat
 from simpleseg_server.chat_calls import ChatCall, read_chat
+from simpleseg_server.engines.base import ClientGrammar
 from simpleseg_server.errors import ApiError
 from simpleseg_server.routes.segment import (
     broken,
@@ -20,7 +21,7 @@ from simpleseg_server.routes.segment import (
     read_request_body,
     unless_disconnected,
 )
-from simpleseg_server.services import services_of
+from simpleseg_server.services import Services, owner_of, services_of
 from simpleseg_server.sse import DONE, EventStream, encode, event_stream
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -57,12 +58,13 @@ async def chat_completions(request: Request) -> Response:
     services = services_of(request)
     services.keeper.require_ready()
     async with AsyncExitStack() as held:
-        held.enter_context(services.segmenter.admission.enter())
+        ticket = held.enter_context(services.segmenter.admission.enter(owner_of(request)))
         chat = await _prepare(request)
         if chat.request.stream:
             chunks = chat.stream()
             held.push_async_callback(chunks.aclose)
             coming = await first_of(request, chunks, held)
+            ticket.pin()  # its answer has begun
             sent = _encoded(request, coming, chunks)
             return EventStream(sent, held.pop_all(), services.settings.keep_alive_s)
         completion = await unless_disconnected(request, chat.complete())
@@ -87,17 +89,25 @@ async def _chat(request: Request, body: bytes) -> Chat:
     if asked.request.logprobs and not segmenter.engine.capabilities.logprobs:
         message = "the engine gives no log-probabilities"
         raise ApiError(400, "unsupported_value", message, param="logprobs")
-    wording = asked.call.wording
-    if wording and wording.client_grammar and not segmenter.engine.capabilities.client_grammars:
+    if asked.call.wording is not None and asked.call.wording.client_grammar is not None:
         name = "response_format" if asked.request.response_format else "structured_outputs"
-        message = "the engine takes no grammars of clients"
-        raise ApiError(400, "parameter_not_allowed", message, param=name)
+        await _judge(services, asked.call.wording.client_grammar, name)
     try:
         job = await segmenter.job(asked.call, request.state.request_id, times)
     except ApiError as error:
         error.param = asked.own_param(error.param)
         raise
     return Chat.of(asked.request, job, segmenter)
+
+
+async def _judge(services: Services, grammar: ClientGrammar, param: str) -> None:
+    """Refuse a client's grammar that the engine does not take, or that does not compile in time."""
+    if not services.segmenter.engine.capabilities.client_grammars:
+        message = "the engine takes no grammars of clients"
+        raise ApiError(400, "parameter_not_allowed", message, param=param)
+    if not await services.grammars.allows(grammar):
+        message = "this grammar cannot be compiled, or not in time"
+        raise ApiError(422, "grammar_rejected", message, param=param)
 
 
 async def _encoded(

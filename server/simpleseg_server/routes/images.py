@@ -31,7 +31,7 @@ async def upload(request: Request) -> UploadedImage:
     request. It can be used with the API key that brought it, and only on this server."""
     services = services_of(request)
     services.keeper.require_ready()
-    with services.segmenter.admission.enter():
+    with services.segmenter.admission.enter(owner_of(request)):
         body = await read_request_body(request, services.settings.body_timeout_s)
         work = services.segmenter.keep(
             body,

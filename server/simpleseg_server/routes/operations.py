@@ -30,7 +30,7 @@ async def livez(request: Request) -> Health:
 @router.get("/health", summary="The same as /readyz")
 @router.get("/readyz", summary="Answers 200 once requests can be answered")
 async def readyz(request: Request) -> Health:
-    return services_of(request).keeper.require_ready()
+    return services_of(request).keeper.require_open()
 
 
 @router.get(

@@ -68,7 +68,7 @@ async def _export(request: Request) -> Response:
     """Corrected regions as a file of another tool."""
     services = services_of(request)
     services.keeper.require_ready()
-    with services.segmenter.admission.enter():
+    with services.segmenter.admission.enter(owner_of(request)):
         body = await read_request_body(request, services.settings.body_timeout_s)
         content_type = request.headers.get("content-type", "")
         work = services.segmenter.work(_written, body, content_type, services.settings)

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from simpleseg.schema import ErrorResponse, SegmentResponse, StreamEvent
+from simpleseg_server.admission import current_ticket
 from simpleseg_server.errors import ApiError, ClientGone, error_body
 from simpleseg_server.jobs import Job
 from simpleseg_server.middleware import CLIENT_CLOSED
@@ -17,6 +18,10 @@ from simpleseg_server.services import owner_of, services_of
 from simpleseg_server.sse import DONE, EventStream, encode, event_stream
 
 T = TypeVar("T")
+
+_SLOW_START_S = 5.0
+_LEAST_BYTES_S = 16 * 1024
+"""How slowly a body may come, after its first seconds."""
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 404, 408, 413, 415, 422, 503)
@@ -61,13 +66,14 @@ async def segment(request: Request) -> Response:
     services = services_of(request)
     services.keeper.require_ready()
     async with AsyncExitStack() as held:
-        held.enter_context(services.segmenter.admission.enter())
+        ticket = held.enter_context(services.segmenter.admission.enter(owner_of(request)))
         job = await _job(request)
         if job.call.request.stream:
             events = services.segmenter.stream(job)
             held.push_async_callback(events.aclose)
             created = await anext(events)
             coming = await first_of(request, events, held)
+            ticket.pin()  # its answer has begun
             chunks = _chunks(request, created, coming, events)
             return EventStream(chunks, held.pop_all(), services.settings.keep_alive_s)
         response = await unless_disconnected(request, services.segmenter.run(job))
@@ -146,13 +152,33 @@ async def read_request_body(request: Request, timeout_s: float) -> bytes:
     """The whole body. Raises ApiError 408 body_timeout or 415 encoding_unsupported."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise ApiError(415, "encoding_unsupported", "compressed request bodies are not read")
+    known: bytes | None = getattr(request.state, "body", None)
+    if known is not None:
+        return known
     try:
-        async with asyncio.timeout(timeout_s):
-            return await request.body()
+        request.state.body = await _body(request, timeout_s)
     except TimeoutError:
         raise ApiError(408, "body_timeout", "the request body came too slowly") from None
     except ClientDisconnect:
         raise ClientGone from None
+    return cast(bytes, request.state.body)
+
+
+async def _body(request: Request, timeout_s: float) -> bytes:
+    """Every byte that comes puts the deadline off, up to the last one."""
+    began, ticket = asyncio.get_running_loop().time(), current_ticket()
+    chunks, received = [], 0
+    async with asyncio.timeout(min(timeout_s, _SLOW_START_S)) as limit:
+        async for chunk in request.stream():
+            chunks.append(chunk)
+            received += len(chunk)
+            left_s = min(timeout_s, _SLOW_START_S + received / _LEAST_BYTES_S)
+            limit.reschedule(began + left_s)
+            if ticket is not None:
+                ticket.heard()
+    if ticket is not None:
+        ticket.heard(is_all=True)
+    return b"".join(chunks)
 
 
 async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:

@@ -11,7 +11,7 @@ from simpleseg_server.config import Settings
 from simpleseg_server.engines.base import TokenizingEngine
 from simpleseg_server.errors import ApiError, from_validation_error, model_not_found
 from simpleseg_server.routes.segment import read_request_body
-from simpleseg_server.services import services_of
+from simpleseg_server.services import owner_of, services_of
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 404, 408, 413, 415, 422, 503)
@@ -31,7 +31,7 @@ async def tokenize(request: Request) -> Tokens:
     services = services_of(request)
     services.keeper.require_ready()
     segmenter, engine = services.segmenter, services.keeper.engine
-    with segmenter.admission.enter():
+    with segmenter.admission.enter(owner_of(request)):
         body = await read_request_body(request, services.settings.body_timeout_s)
         content_type = request.headers.get("content-type", "")
         asked = await segmenter.work(_read, body, content_type, services.settings)

@@ -30,6 +30,7 @@ class Plan:
     fault_after: int = 0
     finish_reason: str = "stop"
     counts: bool = True
+    cached_tokens: int | None = None
     logprobs: bool = True
 
 
@@ -210,7 +211,7 @@ async def _events(plan: Plan) -> AsyncIterator[str | None]:
         yield _event(plan, "".join(some), some, at + len(some))
     if plan.fault is None:
         yield _event(plan, "", [_END_TOKEN], len(tokens) + 1, plan.finish_reason)
-        yield _data({"choices": [], "usage": _usage(len(tokens) + 1)})
+        yield _data({"choices": [], "usage": _usage(plan, len(tokens) + 1)})
         yield "data: [DONE]\n\n"
     async for event in _faulty(plan):
         yield event
@@ -240,12 +241,15 @@ def _event(plan: Plan, text: str, tokens: list[str], count: int, reason: str | N
     }
     event: dict[str, Any] = {"choices": [choice]}
     if plan.counts:
-        event["usage"] = _usage(count)
+        event["usage"] = _usage(plan, count)
     return _data(event)
 
 
-def _usage(completion_tokens: int) -> dict[str, int]:
-    return {"prompt_tokens": 40, "completion_tokens": completion_tokens}
+def _usage(plan: Plan, completion_tokens: int) -> dict[str, Any]:
+    usage: dict[str, Any] = {"prompt_tokens": 40, "completion_tokens": completion_tokens}
+    if plan.cached_tokens is not None:
+        usage["prompt_tokens_details"] = {"cached_tokens": plan.cached_tokens}
+    return usage
 
 
 def _data(event: Any) -> str:

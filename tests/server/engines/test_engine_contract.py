@@ -12,6 +12,7 @@ import pytest
 
 from simpleseg_polygon.grammar import Budget, max_tokens_for, regex
 from simpleseg_polygon.prompts import TARGETS, Target
+from simpleseg_server.engines import choose
 from simpleseg_server.engines.base import (
     Engine,
     EngineDeadError,
@@ -23,6 +24,8 @@ from simpleseg_server.engines.scripted import ScriptedEngine
 from simpleseg_server.engines.transformers import TransformersEngine
 from simpleseg_server.engines.vllm import VllmEngine
 from simpleseg_server.engines.vllm_backend import VllmOptions
+from simpleseg_server.supervision.process import ProcessEngine
+from simpleseg_server.supervision.supervisor import SupervisedEngine
 
 from .conftest import IMAGE_PX
 from .fake_upstream import FakeUpstream, Plan
@@ -78,6 +81,9 @@ def _maker(name: str, checkpoint: Path, log: Path) -> Iterator[MakeEngine]:
         yield lambda: ScriptedEngine(_script)
     elif name == "embedded":
         yield lambda: TransformersEngine(checkpoint, num_threads=1)
+    elif name == "supervised":
+        embedded = choose._Embedded(str(checkpoint), 8, True)
+        yield lambda: SupervisedEngine(lambda _: ProcessEngine(embedded))
     elif name == "remote":
         with closing(FakeUpstream(lambda asked: Plan(usual(asked)))) as upstream:
             yield lambda: RemoteEngine(options(upstream))
@@ -95,6 +101,7 @@ def _maker(name: str, checkpoint: Path, log: Path) -> Iterator[MakeEngine]:
     params=[
         "scripted",
         "embedded",
+        "supervised",
         "remote",
         pytest.param("vllm", marks=pytest.mark.vllm),
         pytest.param("vllm-drafting", marks=pytest.mark.vllm),

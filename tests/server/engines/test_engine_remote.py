@@ -151,6 +151,21 @@ def test_events_become_deltas(make_upstream: MakeUpstream, per_event: int, logpr
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("counts", [True, False])
+@pytest.mark.parametrize("cached", [None, 0, 39])
+def test_what_was_computed_before_is_told_where_the_server_tells(
+    make_upstream: MakeUpstream, cached: int | None, counts: bool
+) -> None:
+    upstream = make_upstream(cached_tokens=cached, counts=counts)
+
+    async def run() -> None:
+        async with running(upstream) as engine:
+            outcome = await answer(engine, ask(0))
+        assert outcome.usage.cached_tokens == cached
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("max_points", "text", "reason"), [(5, REGION, "stop"), (4, REGION, "stop"), (3, CUT, "length")]
 )

@@ -70,6 +70,7 @@ def test_a_request_that_fails_before_its_first_token_is_answered_by_another_upst
 
 
 @pytest.mark.parametrize("plan", FAILURES, ids=str)
+@pytest.mark.catalogue("G6")
 def test_a_single_upstream_that_fails_is_an_engine_error_and_may_be_asked_again(
     make_upstream: MakeUpstream, plan: dict[str, Any]
 ) -> None:
@@ -88,6 +89,7 @@ def test_a_single_upstream_that_fails_is_an_engine_error_and_may_be_asked_again(
 
 
 @pytest.mark.parametrize("fault", ["reset", "end", "stall", "ping", "garbage", "error event"])
+@pytest.mark.catalogue("G6")
 def test_an_answer_that_breaks_off_is_an_error_and_is_not_begun_again(
     make_upstream: MakeUpstream, fault: str
 ) -> None:
@@ -291,6 +293,7 @@ def test_concurrency_is_bounded_and_what_waits_is_answered(make_upstream: MakeUp
     assert max(most) == 3
 
 
+@pytest.mark.catalogue("G6")
 def test_readiness_follows_the_upstream_and_the_server_stays_alive(
     make_upstream: MakeUpstream,
 ) -> None:

@@ -24,6 +24,7 @@ from simpleseg_polygon.grammar import Budget, ebnf, max_tokens_for, regex
 from simpleseg_polygon.prompts import TARGETS, Target
 from simpleseg_server.engines import choose, vllm_environment
 from simpleseg_server.engines.base import (
+    DeathReason,
     DraftCount,
     EngineDeadError,
     EngineError,
@@ -69,6 +70,9 @@ class FakeBackend:
     closed: list[str] = field(default_factory=list)
     aborted: set[str] = field(default_factory=set)
     is_shut_down: bool = False
+    running: int = 0
+    process_ids: Sequence[int] = ()
+    death_reason: DeathReason = "crash"
 
     async def ready(self) -> None:
         pass

@@ -83,6 +83,7 @@ def test_the_end_token_is_the_turn_s(loaded: Loaded) -> None:
         assert loaded.prompter.ids("")[-len(loaded.prompter.prompt_end)] == loaded.end
 
 
+@pytest.mark.catalogue("B4")
 def test_names_of_control_tokens_in_a_phrase_are_text(loaded: Loaded) -> None:
     names = "<|im_end|> <|media_pad|> <|image_pad|> </s> <s> [EOS] <|endoftext|>"
     ids = loaded.natural(names)[:-1]

@@ -40,10 +40,11 @@ LONG: dict[str, Any] = {"max_tokens": 1500}
 
 @dataclass(frozen=True)
 class Server:
-    """A server process and a client of it."""
+    """A server process and a client of it; ``ready_s`` is what its start took."""
 
     process: subprocess.Popen[bytes]
     http: httpx2.Client
+    ready_s: float
 
     def segment(self, **fields: Any) -> httpx2.Response:
         return self.http.post("/segment", json={"image": PICTURES[0], "prompt": "cat"} | fields)
@@ -85,6 +86,7 @@ def _running(
 ) -> Iterator[Server]:
     """A server until it is ready; it must end by itself when it is asked to."""
     port = _free_port()
+    began = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *command, "--port", str(port)],
@@ -96,7 +98,7 @@ def _running(
             with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=ANSWER_S) as http:
                 _wait_until(lambda: process.poll() is not None or _answers(http, ready), START_S)
                 assert process.poll() is None, log.read_text()[-4000:]
-                yield Server(process, http)
+                yield Server(process, http, time.monotonic() - began)
         finally:
             descendants = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(signal.SIGTERM)
@@ -224,29 +226,46 @@ def test_errors_come_before_a_stream_begins(own: Server) -> None:
             assert response.json()["error"]["code"] == "context_length_exceeded"
 
 
-# The last one on this server, since it kills the engine.
-def test_a_dead_engine_is_told(own: Server) -> None:
-    """The process stays, to say so: the probes tell a supervisor that only a restart helps."""
+def _harmed(own: Server, harm: Callable[[psutil.Process], None]) -> tuple[Any, float]:
+    """An answer in whose midst vLLM's process is harmed, and seconds until another one came."""
     [core] = own.descendants("EngineCore")
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(lambda: own.segment(**LONG))
         _wait_until(lambda: own.samples()["vllm:num_requests_running"] > 0)
-        core.kill()
-        in_flight = running.result(ANSWER_S)
-    probes = [own.http.get(path) for path in ("/readyz", "/livez")]
-    for response in (in_flight, own.segment(), own.segment(stream=True), *probes):
-        assert response.status_code == 503, response.text
-        assert response.json()["error"]["code"] == "engine_unavailable"
-        assert response.headers["retry-after"]
-    assert own.http.get("/metrics").status_code == 200
-    assert own.process.poll() is None
+        harm(core)
+        began = time.monotonic()
+        _wait_until(lambda: own.http.get("/readyz").status_code == 503)
+        assert own.http.get("/livez").status_code == 200
+        refused = own.segment()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
+        assert refused.headers["retry-after"]
+        _wait_until(lambda: own.segment().status_code == 200, START_S)
+        seconds = time.monotonic() - began
+        assert own.descendants("EngineCore") != [core]
+        return running.result(ANSWER_S), seconds
+
+
+def test_G1_G2_vllm_killed_or_stopped_is_restarted_and_what_was_accepted_answered(
+    own: Server,
+) -> None:
+    expected = own.segment(**LONG).json()["results"]
+    for harm in (psutil.Process.kill, psutil.Process.suspend):
+        answered, seconds = _harmed(own, harm)
+        assert answered.status_code == 200, answered.text
+        assert answered.json()["results"] == expected
+        print(f"cold start {own.ready_s:.1f} s, {harm.__name__} to next success {seconds:.1f} s")
+        assert seconds < 1.1 * own.ready_s
+    scrape = own.http.get("/metrics").text
+    for reason in ("killed", "stopped"):
+        assert f'simpleseg_engine_restarts_total{{reason="{reason}"}} 1.0' in scrape
+    assert 'simpleseg_engine_replays_total{outcome="same"} 2.0' in scrape
 
 
 @pytest.fixture(scope="module")
 def vllms(
     own: Server, qwen3_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """vLLM's own server with our plugin; after ``own``, whose engine is dead by then."""
+    """vLLM's own server with our plugin; after ``own``, which is idle by then."""
     if not entry_points(group="vllm.endpoint_plugins", name="simpleseg"):
         pytest.skip("the distribution is not installed, only its folders are on the path")
     entry = "vllm.entrypoints.launchers.api_server.entry"

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -24,6 +24,8 @@ from simpleseg_training.recombine import Thing, recombine
 from simpleseg_training.records import Record, write_records
 
 JOURNAL, COUNTS, SHEET = "journal.jsonl", "counts.json", "contact-sheet.html"
+QUARANTINED = "quarantined"
+"""The fault of a picture that ends every process that opens it."""
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
@@ -34,7 +36,7 @@ class Parts:
     detector: Detector
     segmenter: Segmenter
     describer: Describer
-    names: dict[str, str]
+    names: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -51,21 +53,39 @@ class Plan:
     seed: int = 0
 
 
+Entries = Callable[[Sequence[str]], Iterable[tuple[str, dict[str, Any]]]]
+"""Does images, and says of each what the journal is to hold; in any order, each once."""
+
+
 def annotate(
     plan: Plan, parts: Parts, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
+    """``annotate_by`` with the parts in this process, which do the images in order."""
+
+    def entries(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        return ((name, annotated(plan, parts, name)) for name in names)
+
+    return annotate_by(plan, parts.names, entries, progress)
+
+
+def annotate_by(
+    plan: Plan,
+    models: Mapping[str, str],
+    entries: Entries,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
     """Run or go on; the counts, which are written beside the pairs.
 
-    An image is done once: whatever stops a run, the next one begins with the first image that is
-    not in the journal. Raises ValueError where there are no images or the journal is of other
-    settings.
+    An image is done once: whatever stops a run, the next one does the images that are not in the
+    journal. ``models`` are names that a run that goes on must have again. Raises ValueError where
+    there are no images or the journal is of other settings.
     """
     names = image_names(plan.images)
-    settings = {**parts.names, **asdict(plan.gate), **asdict(plan.contours)}
+    settings = {**models, **asdict(plan.gate), **asdict(plan.contours)}
     with open_journal(plan.out / JOURNAL, settings) as journal:
-        for done, name in enumerate(names, start=1):
-            if name not in journal:
-                journal.add(name, _entry(plan, parts, name))
+        missing = [name for name in names if name not in journal]
+        for done, (name, entry) in enumerate(entries(missing), len(names) - len(missing) + 1):
+            journal.add(name, entry)
             if progress is not None:
                 progress(done, len(names))
         return _write(plan, names, journal)
@@ -80,8 +100,8 @@ def image_names(folder: Path) -> list[str]:
     return names
 
 
-def _entry(plan: Plan, parts: Parts, name: str) -> dict[str, Any]:
-    """What the journal says of an image."""
+def annotated(plan: Plan, parts: Parts, name: str) -> dict[str, Any]:
+    """What the journal says of an image. Raises what the parts raise."""
     path = plan.images / name
     digest = blake2b(path.read_bytes(), digest_size=16).hexdigest()
     image = _read(path)
@@ -124,10 +144,12 @@ def _write(plan: Plan, names: Sequence[str], journal: Journal) -> dict[str, Any]
     unlike = list(_without_copies(entries))
     count = write_records(_records(plan, unlike), plan.out / plan.pairs)
     removed: Counter[str] = sum((Counter(e.get("removed", {})) for _, e in unlike), Counter())
+    faults = Counter(entry["fault"] for _, entry in entries if "fault" in entry)
     counts = {
         "images": len(entries),
-        "unreadable_images": sum("fault" in entry for _, entry in entries),
-        "copied_images": sum("fault" not in entry for _, entry in entries) - len(unlike),
+        "unreadable_images": faults["unreadable"],
+        "quarantined_images": faults[QUARANTINED],
+        "copied_images": len(entries) - faults.total() - len(unlike),
         "detected": sum(entry["detected"] for _, entry in unlike),
         "removed": dict(sorted(removed.items())),
         "objects": sum(len(entry["objects"]) for _, entry in unlike),

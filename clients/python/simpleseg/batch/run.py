@@ -44,9 +44,7 @@ class Halt:
 class Run:
     """Asks for the entries of a source that ``journal`` does not have, ``concurrency`` at a time.
 
-    What goes wrong with an item is its answer. What is the server's trouble instead ends the run
-    with nothing recorded, so that the next run asks again: it cannot be reached, refuses the key,
-    or failed and is not ready since. Answers under way are waited for.
+    Answers under way when ``halt`` gets a reason are waited for.
     """
 
     def __init__(
@@ -57,9 +55,9 @@ class Run:
         halt: Halt,
         advance: Callable[[], None],
     ) -> None:
-        self._missing = (e for e in source.entries() if e.custom_id not in journal.marks)
+        self._missing = missing(source, journal)
         self._journal = journal
-        self._client = client
+        self._asker = Asker(client, halt)
         self._halt = halt
         self._advance = advance
 
@@ -78,12 +76,30 @@ class Run:
             entry = next(entries, None)
             if entry is None:
                 return
-            answer = await self._answer(entry)
+            answer = await self._asker.answer(entry)
             if answer is not None:
                 await asyncio.to_thread(self._journal.append, answer)
                 self._advance()
 
-    async def _answer(self, entry: Entry) -> dict[str, Any] | None:
+
+def missing(source: Source, journal: Journal) -> Iterator[Entry]:
+    """What has no answer yet."""
+    return (entry for entry in source.entries() if entry.custom_id not in journal.marks)
+
+
+class Asker:
+    """Asks about one entry at a time.
+
+    What goes wrong with an item is its answer. What is the server's trouble instead gives ``halt``
+    a reason and no answer, so that the next run asks again: it cannot be reached, refuses the key,
+    or failed and is not ready since.
+    """
+
+    def __init__(self, client: AsyncSimpleSeg, halt: Halt) -> None:
+        self._client = client
+        self._halt = halt
+
+    async def answer(self, entry: Entry) -> dict[str, Any] | None:
         """The line to record, None where there is nothing to say about the item."""
         try:
             body = await asyncio.to_thread(entry.body)
@@ -161,6 +177,11 @@ def _line(
         "error": error,
         "request_digest": entry.digest,
     }
+
+
+def died(entry: Entry) -> dict[str, Any]:
+    """The line of an item that ended every process that worked on it."""
+    return _line(entry, None, None, _error("worker_died", "the item ends the process"))
 
 
 def _error(code: str, message: str) -> dict[str, str]:

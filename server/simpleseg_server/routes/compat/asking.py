@@ -63,7 +63,7 @@ async def admitted(request: Request) -> AsyncGenerator[dict[str, Any], None]:
     """The fields of a JSON body, read once there is room for the request."""
     services = services_of(request)
     services.keeper.require_ready()
-    with services.segmenter.admission.enter():
+    with services.segmenter.admission.enter(owner_of(request)):
         body = await read_request_body(request, services.settings.body_timeout_s)
         content_type = request.headers.get("content-type", "")
         with request.state.times.measure("read_body"):

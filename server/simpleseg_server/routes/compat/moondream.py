@@ -28,7 +28,7 @@ from simpleseg_server.routes.compat.asking import (
     prepared,
     unsupported,
 )
-from simpleseg_server.services import services_of
+from simpleseg_server.services import owner_of, services_of
 from simpleseg_server.sse import EventStream, encode
 
 router = APIRouter(include_in_schema=False)
@@ -124,7 +124,7 @@ async def segment(request: Request) -> Response:
     """Moondream's segment, where the body is of that kind; else ours."""
     services = services_of(request)
     services.keeper.require_ready()
-    with services.segmenter.admission.enter():
+    with services.segmenter.admission.enter(owner_of(request)):
         body = await own.read_request_body(request, services.settings.body_timeout_s)
     return await (_segment(request) if _is_moondreams(body) else own.segment(request))
 

@@ -1,0 +1,83 @@
+"""Records worked on by several processes, on one machine or many: what `--ray` does."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Work = Callable[[Sequence[Any]], Sequence[Any]]
+"""Does some records; what it is given and returns is JSON."""
+
+TOGETHER = 16
+TRIES = 3
+
+
+class WorkerError(Exception):
+    """What a worker raised, in words."""
+
+
+class Died:
+    """What a record comes to that ended the process of its worker ``TRIES`` times."""
+
+
+def spread(
+    items: Sequence[Item], make: Callable[[], Work], *, workers: int
+) -> Iterator[tuple[Item, Any]]:
+    """Each item with its result, as they come, in any order, each once.
+
+    ``make`` is called in each of the ``workers``; it and what it makes are pickled by Ray, which
+    goes on with the records of a worker that is killed in another. Records that ended workers in
+    company are tried alone, and then come to ``Died``. Uses the cluster that ``RAY_ADDRESS`` names,
+    else processes of this machine. Raises WorkerError where ``Work`` raises.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False)
+    left = dict(enumerate(items))
+    for together in (TOGETHER, 1):
+        for number, result in _pass(left, make, workers, together):
+            if "error" in result:
+                raise WorkerError(result["error"])
+            yield left.pop(number), result["done"]
+    for item in left.values():
+        yield item, Died()
+
+
+def _pass(
+    left: dict[int, Any], make: Callable[[], Work], workers: int, together: int
+) -> Iterator[tuple[int, Any]]:
+    """The results of what lived; a batch whose worker died ``TRIES`` times is left out."""
+    import ray.data
+
+    if not left:
+        return
+    context = ray.data.DataContext.get_current()
+    context.max_errored_blocks = -1
+    context.enable_progress_bars = False
+    rows = [{"number": number, "item": json.dumps(item)} for number, item in left.items()]
+    blocks = -(-len(rows) // together)
+    answers = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
+        _Worker,
+        batch_size=together,
+        batch_format="numpy",
+        fn_constructor_args=(make,),
+        concurrency=workers,
+        max_restarts=-1,
+        max_task_retries=TRIES - 1,
+    )
+    for row in answers.iter_rows():
+        yield int(row["number"]), json.loads(row["result"])
+
+
+class _Worker:
+    def __init__(self, make: Callable[[], Work]) -> None:
+        self._work = make()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        items = [json.loads(item) for item in batch["item"]]
+        try:
+            results = [{"done": one} for one in self._work(items)]
+        except Exception as error:  # a fault of the program must end the run, not leave records out
+            results = [{"error": f"{type(error).__name__}: {error}"}] * len(items)
+        return {"number": batch["number"], "result": [json.dumps(one) for one in results]}

@@ -1,0 +1,1 @@
+"""Keeps a local engine answering: death, hangs, restarts, and requests asked again."""
