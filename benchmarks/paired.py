@@ -1,12 +1,12 @@
 """What training changed: two checkpoints on the same held-out scenes.
 
-    python benchmarks/paired.py BEFORE AFTER [--quick] [--json] [--limit 500]
+    python benchmarks/paired.py BEFORE AFTER [--quick] [--json] [--limit 500] [--target box]
 
-Greedy answers without the grammar, in float32. Both are asked the same questions for regions, so
-that the difference has a standard error of its own, smaller than that of either mean. The last line
-printed with ``--json`` is one object: hardware, and for each data set ``n``, ``before`` and
-``after`` (mean IoU), ``difference``, ``standard_error``, and of both the mean ``characters`` and
-the share of ``valid`` answers.
+Greedy answers without the grammar, in float32. Both are asked the same questions, for regions or
+boxes, so that the difference has a standard error of its own, smaller than that of either mean. The
+last line printed with ``--json`` is one object: hardware, and for each data set ``n``, ``before``
+and ``after`` (mean IoU), ``difference`` with its ``standard_error`` and ``interval`` (95 %,
+bootstrap over scenes), and of both the mean ``characters`` and the share of ``valid`` answers.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from hardware import hardware
+from numpy.typing import NDArray
 
 from simpleseg_training.pairs import Pair, held_out
 from simpleseg_training.processing import load_start
@@ -52,6 +53,7 @@ def compare(before: list[str], after: list[str], pairs: list[Pair]) -> dict[str,
         "after": round(float(overlaps[1].mean()), 4),
         "difference": round(float(change.mean()), 4),
         "standard_error": round(float(change.std(ddof=1)) / math.sqrt(len(change)), 4),
+        "interval": bootstrap(change),
         "characters": [
             round(float(np.mean([len(t) for t in texts])), 1) for texts in (before, after)
         ],
@@ -64,6 +66,13 @@ def compare(before: list[str], after: list[str], pairs: list[Pair]) -> dict[str,
     }
 
 
+def bootstrap(change: NDArray[np.float64], draws: int = 10_000) -> list[float]:
+    """The middle 95 % of the means of as many scenes, drawn again and again from these."""
+    rng = np.random.default_rng(0)
+    means = change[rng.integers(len(change), size=(draws, len(change)))].mean(axis=1)
+    return [round(float(bound), 4) for bound in np.quantile(means, (0.025, 0.975))]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Two checkpoints on the same held-out scenes.")
     parser.add_argument("before", type=Path)
@@ -71,12 +80,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="10 scenes of each data set")
     parser.add_argument("--json", action="store_true", help="print one JSON object, last")
     parser.add_argument("--limit", type=int, default=500, help="scenes of each data set")
+    parser.add_argument("--target", choices=("region", "box"), default="region")
     options = parser.parse_args()
     torch.set_num_threads(1)  # threads that wait for each other are slower on a busy machine
     limit = 10 if options.quick else options.limit
     results = {}
     for data in DATA:
-        pairs = held_out(data, limit, "test")
+        pairs = held_out(data, limit, "test", options.target)
         results[data] = compare(
             answers(options.before, pairs), answers(options.after, pairs), pairs
         )

@@ -25,7 +25,8 @@ def region_from_mask(
     """The outer outlines of a mask's 4-connected components, clockwise, largest part first.
 
     ``mask_hw`` is bool of shape (H, W). Douglas-Peucker simplification removes vertices closer than
-    ``max(epsilon_ratio * perimeter, min_epsilon_px)`` pixels to the outline; 0 keeps every corner.
+    ``max(epsilon_ratio * perimeter, min_epsilon_px)`` pixels to the outline, or than the largest
+    half, quarter, ... of that which leaves three vertices; 0 keeps every corner.
     Parts smaller than ``min_part_area_px`` pixels are dropped, except the largest. Each ring starts
     at its vertex nearest the image's upper left corner (least x + y, then least y). A component
     inside a hole of another is a part of its own.
@@ -132,8 +133,9 @@ def _perimeter(ring: NDArray[np.int32]) -> float:
 def _simplify(ring: NDArray[np.int32], epsilon_px: float) -> NDArray[np.int32]:
     if epsilon_px <= 0:
         return ring
-    simple = cv2.approxPolyDP(ring, epsilon_px, True).reshape(-1, 2)
-    return ring if len(simple) < 3 else simple.astype(np.int32)
+    simple = cv2.approxPolyDP(ring, epsilon_px, True).reshape(-1, 2).astype(np.int32)
+    # Something thinner than the tolerance is left without an area: it gets a finer one.
+    return simple if len(simple) >= 3 else _simplify(ring, epsilon_px / 2)
 
 
 def _start_upper_left(ring: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -157,3 +157,12 @@ def test_released_convention_keeps_cv2_order_and_pixel_indices() -> None:
 def test_released_convention_may_give_rings_without_area() -> None:
     region = released_region_from_mask(mask_of("#..", "..."))
     assert region.parts == ((Point(0.0, 0.0),),)
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.2, 0.9])
+def test_what_is_thinner_than_the_tolerance_keeps_few_vertices(ratio: float) -> None:
+    drawn = np.zeros((200, 200), np.uint8)
+    cv2.line(drawn, (10, 20), (190, 170), 1, 2)
+    exact = region_from_mask(drawn > 0)
+    coarse = region_from_mask(drawn > 0, epsilon_ratio=ratio)
+    assert 3 <= coarse.vertex_count <= 8 < exact.vertex_count

@@ -137,7 +137,8 @@ def test_rl_runs_and_tells_of_groups(start: Path, tmp_path: Path, lora: bool) ->
     pairs = checkpoints.write_pairs(tmp_path / "data")
     more: dict[str, Any] = {"model": {"lora": {"rank": 2}}} if lora else {}
     content = _config(pairs, start, 2, **more) | {
-        "rollouts": {"prompts": 2, "group": 2, "updates": 1 + lora, "max_tokens": 12},
+        "rollouts": {"prompts": 2, "group": 2, "updates": 1 + lora, "max_tokens": 12}
+        | ({} if lora else {"shared_prompt": True, "oversample": 2}),
         "rewards": {"length": 0.3},
         "gspo": {"watch_kl": True},
     }

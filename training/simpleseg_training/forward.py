@@ -59,13 +59,14 @@ def _vision_attention(attention: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Te
     heads = attention.num_heads
     qkv = attention.qkv(x).view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
     query, key, value = qkv.unbind(0)
-    query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
+    query, key = rotate(query, cos, sin), rotate(key, cos, sin)
     mixed = F.scaled_dot_product_attention(query, key.to(value.dtype), value)
     projected: Tensor = attention.proj(mixed.transpose(1, 2).reshape(batch, length, -1))
     return projected
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of queries or keys."""
     half = x.shape[-1] // 2
     turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
     return (x * cos + turned * sin).to(x.dtype)

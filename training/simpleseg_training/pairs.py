@@ -12,20 +12,23 @@ what the answer says.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from simpleseg_polygon.codec import Target, parse_region
+from simpleseg_polygon.codec import Target, format_box, parse_region
 from simpleseg_polygon.geometry import ImageSize
 from simpleseg_polygon.prompts import instruction, match_instruction
 from simpleseg_polygon.raster import Rle, region_to_rle
 from simpleseg_polygon.rle import mask_to_rle
 from simpleseg_training.cases import DEMO_DATA, Case, load_cases
 from simpleseg_training.examples import TASK_WEIGHTS, Example, Task, make_examples
+from simpleseg_training.recombine import box_of
 from simpleseg_training.scenes import SPLITS, render_scene
 from simpleseg_training.train_config import DataConfig
+
+Located = Literal["region", "box"]
 
 DEMO = "demo"
 DEMO_PX = 128
@@ -183,16 +186,17 @@ def _open(config: DataConfig) -> Pairs:
     return DemoPairs(config) if config.source == DEMO else FilePairs(Path(config.source), config)
 
 
-def held_out(data: str, cases: int, split: str = "val") -> list[Pair]:
-    """Questions for regions to watch a run by: scenes of a demo data set's split, or the first
-    pairs of a file that ask for regions."""
+def held_out(data: str, cases: int, split: str = "val", target: Located = "region") -> list[Pair]:
+    """Questions for regions, or boxes, to watch a run by: scenes of a demo data set's split, or the
+    first pairs of a file that ask for such."""
     if data in DEMO_DATA:
-        return [_pair_of_case(case) for case in load_cases(data, split, cases, DEMO_PX)]
-    source = FilePairs(Path(data), DataConfig(source=data, limit=cases, targets=["region"]))
+        return [_pair_of_case(case, target) for case in load_cases(data, split, cases, DEMO_PX)]
+    source = FilePairs(Path(data), DataConfig(source=data, limit=cases, targets=[target]))
     return [source[i] for i in range(len(source))]
 
 
-def _pair_of_case(case: Case) -> Pair:
-    truth = Truth("region", mask_to_rle(case.mask_hw), "")
-    asked = instruction("region", case.phrase)
-    return Pair(Image.fromarray(case.image_hw3), asked, "", "region", truth)
+def _pair_of_case(case: Case, target: Located) -> Pair:
+    box = "[]" if case.is_absent else format_box(box_of(case.mask_hw))
+    truth = Truth(target, mask_to_rle(case.mask_hw), box if target == "box" else "")
+    asked = instruction(target, case.phrase)
+    return Pair(Image.fromarray(case.image_hw3), asked, truth.answer, target, truth)

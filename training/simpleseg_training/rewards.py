@@ -170,6 +170,25 @@ def reward_functions(weights: Rewards, max_tokens: int) -> tuple[list[RewardFunc
     return [functions[name] for name in chosen], list(chosen.values())
 
 
+Score = Callable[[Sequence[str], Sequence[Truth], Sequence[Sequence[int]]], list[float]]
+"""(texts, truths, token ids) -> what each answer earns in all."""
+
+
+def weighted(functions: Sequence[RewardFunction], weights: Sequence[float]) -> Score:
+    """The sum that GRPO makes of the rewards."""
+
+    def score(
+        texts: Sequence[str], truths: Sequence[Truth], ids: Sequence[Sequence[int]]
+    ) -> list[float]:
+        parts = [f(completions=texts, truth=truths, completion_ids=ids) for f in functions]
+        return [
+            sum(weight * value for weight, value in zip(weights, values, strict=True))
+            for values in zip(*parts, strict=True)
+        ]
+
+    return score
+
+
 def _text(completion: Any) -> str:
     text: str = completion if isinstance(completion, str) else completion[0]["content"]
     return text

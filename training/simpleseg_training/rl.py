@@ -14,16 +14,19 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from simpleseg_training.finetune import as_dataset, begin, common_arguments, run
 from simpleseg_training.pairs import Pair, Pairs, open_pairs
 from simpleseg_training.processing import Start
-from simpleseg_training.rewards import REWARDED, reward_functions
+from simpleseg_training.rewards import REWARDED, Score, reward_functions, weighted
+from simpleseg_training.sampling import SharedPromptRollout
 from simpleseg_training.server_rollouts import ServerRollout
 from simpleseg_training.train_config import RlConfig, checked
+
+Rollout = Callable[[list[Any], Any], dict[str, Any]]
 
 
 def question(pair: Pair, start: Start) -> dict[str, Any]:
     """A pair as TRL takes it: a question, its image, and the truth for the rewards."""
     return {
         "image": start.fitted(pair.image),
-        "prompt": [{"role": "user", "content": pair.instruction}],
+        "prompt": [{"role": "user", "content": pair.instruction, "truth": pair.truth}],
         "truth": pair.truth,
     }
 
@@ -50,7 +53,7 @@ def train(config: RlConfig, out: Path, tell: Callable[[str], None] = print) -> P
         train_dataset=as_dataset(_rewarded(config), start, question),
         processing_class=start.processor,
         reward_funcs=functions,
-        rollout_func=_server(config, start, out),
+        rollout_func=_rollout(config, start, model, weighted(functions, weights), out),
     )
     return run(trainer, config, start, out, tell)
 
@@ -67,12 +70,15 @@ def _rewarded(config: RlConfig) -> Pairs:
     return open_pairs(known)
 
 
-def _server(config: RlConfig, start: Start, out: Path) -> ServerRollout | None:
-    server = config.rollouts.server
-    if server is None:
-        return None
+def _rollout(config: RlConfig, start: Start, model: Any, score: Score, out: Path) -> Rollout | None:
+    """How answers are sampled, where it is not by transformers' own loop."""
+    rollouts = config.rollouts
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # the warning that rollout functions may change
-    return ServerRollout(server, config.rollouts, start, out)
+    if rollouts.server is not None:
+        return ServerRollout(rollouts.server, rollouts, start, out)
+    if rollouts.oversample > 1 and not rollouts.shared_prompt:
+        raise ValueError("rollouts.oversample: needs rollouts.shared_prompt")
+    return SharedPromptRollout(rollouts, start, model, score) if rollouts.shared_prompt else None
 
 
 def arguments(config: RlConfig, weights: list[float], out: Path) -> GRPOConfig:

@@ -17,6 +17,7 @@ from simpleseg_training.evaluate import Reply, judge, metrics_of
 from simpleseg_training.forward import patchify
 from simpleseg_training.model import PATCH, ModelSize
 from simpleseg_training.packing import Packer
+from simpleseg_training.sampling import can_sample, sample
 from simpleseg_training.tokenizer import END_OF_TEXT, END_OF_TURN, token_id
 
 _BATCH = 50
@@ -82,10 +83,17 @@ def chat_answers(
             return_tensors="pt",
             processor_kwargs={"padding": True, "padding_side": "left"},
         ).to(model.device)
-        output = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
-        written = output[:, inputs["input_ids"].shape[1] :]
+        written = _greedy(model, inputs, max_tokens)
         answers += processor.batch_decode(written, skip_special_tokens=True)
     return answers
+
+
+def _greedy(model: Any, inputs: Any, max_tokens: int) -> list[list[int]]:
+    if can_sample(model):
+        return sample(model, inputs, [1] * len(inputs["input_ids"]), max_tokens, None)
+    output = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
+    written: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
+    return written
 
 
 def conversation(image: Image.Image, instruction: str) -> list[dict[str, Any]]:

@@ -132,7 +132,10 @@ class ServerRollouts(_Section):
 
 class Rollouts(_Section):
     """``prompts`` questions a rollout, each answered ``group`` times; ``updates`` optimizer steps
-    are made with one rollout (1 is strictly on-policy)."""
+    are made with one rollout (1 is strictly on-policy). ``shared_prompt`` samples without
+    transformers' loop and reads a question once for its group; it is for the demo model. There,
+    ``oversample`` times the group is sampled, and those are kept whose rewards vary most (Xu et al.
+    2025, arXiv 2504.13818): an update costs several times what a rollout does."""
 
     prompts: Positive = 32
     group: Annotated[int, Field(ge=2)] = 8
@@ -140,6 +143,8 @@ class Rollouts(_Section):
     max_tokens: Positive = 1024
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    shared_prompt: bool = False
+    oversample: Positive = 1
     server: ServerRollouts | None = None
 
 

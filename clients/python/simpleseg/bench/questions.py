@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from simpleseg.batch import BatchError
 from simpleseg.batch.source import Entry, read_source
+from simpleseg.batch.stored import Cell, Member
 from simpleseg.schema import PromptItem, SegmentRequest
 from simpleseg_polygon.geometry import ImageSize
 from simpleseg_polygon.rle import Rle, mask_to_rle
@@ -131,10 +132,11 @@ def _of_entry(entry: Entry, number: int, pictures: Pictures) -> Question:
     return Question(entry.name, image, fields)
 
 
-def _file(path: Path, number: int, pictures: Pictures) -> dict[str, str]:
+def _file(path: Path | Member | Cell, number: int, pictures: Pictures) -> dict[str, str]:
+    content = path.read_bytes()
     if not pictures.sizes:
-        return {"base64": base64.b64encode(path.read_bytes()).decode("ascii")}
-    with Image.open(path) as picture:
+        return {"base64": base64.b64encode(content).decode("ascii")}
+    with Image.open(io.BytesIO(content)) as picture:
         return _sent(ImageOps.exif_transpose(picture), number, pictures)
 
 
