@@ -177,10 +177,10 @@ class CarefulProtocol(HttpToolsProtocol):
         if any(name == b"expect" for name, _ in self.headers) and not self.expect_100_continue:
             self._stop(_EXPECTATION)
         self._clear_deadline()
-        self._is_in_body = True
         self._bytes_between = 0
         self._requests += 1
-        super().on_headers_complete()
+        super().on_headers_complete()  # which stops where the URL is none
+        self._is_in_body = True
         self.cycle.transport = _LeavingTransport(self)  # type: ignore[assignment]
         if self._is_last():
             self.cycle.keep_alive = False
@@ -319,9 +319,10 @@ class CarefulProtocol(HttpToolsProtocol):
         """Answer what no route will see; never into the midst of another answer."""
         if self.is_leaving:
             return
-        is_answering = self.cycle is not None and not self.cycle.response_complete
-        is_alone = self._is_in_body and not (self.pipeline or self.cycle.response_started)
-        if is_answering and not is_alone:
+        cycle = self.cycle
+        is_answering = cycle is not None and not cycle.response_complete
+        is_its_body = self._is_in_body and not self.pipeline
+        if is_answering and (cycle.response_started or not is_its_body):
             self._is_deaf = True
             self.shutdown()
             return

@@ -154,7 +154,7 @@ def test_a_body_that_does_not_come_makes_room() -> None:
                 await asyncio.sleep(1)
 
         async def late() -> None:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
             await hold(admission, "", order)
 
         return await all_of(silent(), silent(), late())
