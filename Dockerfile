@@ -32,11 +32,9 @@ RUN python -m venv --without-pip /opt/venv \
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --require-hashes \
         --requirement /cpu.txt \
     && pip --python /opt/venv/bin/python check
-# Headers and CMake files, for who compiles against torch, and its own tests.
+# Headers and CMake files, for who compiles against torch.
 RUN rm -rf /opt/venv/lib/python3.11/site-packages/torch/include \
-        /opt/venv/lib/python3.11/site-packages/torch/share \
-        /opt/venv/lib/python3.11/site-packages/torch/testing/_internal/generated \
-        /opt/venv/lib/python3.11/site-packages/torch/bin
+        /opt/venv/lib/python3.11/site-packages/torch/share
 
 
 # This project alone, laid out to be copied over /opt/venv: a layer that is small, and the only one

@@ -14,7 +14,7 @@ VLLM_VENV ?= .venv-vllm
 RAY_VENV ?= .venv-ray
 AIPERF_VENV ?= .venv-aiperf
 
-.PHONY: demo train-demo docs test test-slow catalogue fuzz-api fuzz-images test-vllm bench-aiperf lint format clean engine-kills fuzz-http fuzz-text soak mutations test-ray
+.PHONY: demo train-demo docs test test-slow catalogue fuzz-api fuzz-images test-vllm bench-aiperf lint format clean engine-kills fuzz-http fuzz-text soak bench-overload mutations test-ray lock image-check dashboard
 
 demo: $(VENV)/.installed-server
 	$(BIN)/python examples/demo.py
@@ -64,6 +64,12 @@ catalogue: $(VENV)/.installed-all
 fuzz-api: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -q -s -m slow tests/server/test_openapi_fuzz.py -k demo_model
 
+# More load than the server can carry; results as in benchmarks/results.
+bench-overload: $(VENV)/.installed-all
+	$(BIN)/python benchmarks/overload.py --json
+	$(BIN)/python benchmarks/drain.py --json
+	$(BIN)/python benchmarks/slow_clients.py --json
+
 # Damaged image files, IMAGE_MUTANTS of them (50,000).
 fuzz-images: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -q -s -m slow tests/reliability/test_image_mutants.py
@@ -97,6 +103,23 @@ test-ray: $(RAY_VENV)/.installed
 # Our load generator beside another one, on the same server.
 bench-aiperf: $(VENV)/.installed-all $(AIPERF_VENV)/.installed
 	$(BIN)/python benchmarks/load_aiperf.py --aiperf $(AIPERF_VENV)/bin/aiperf --json
+
+# The exact packages of the images, with hashes; torch is left to the Dockerfile.
+UV ?= uv
+LOCK_TORCH ?= --torch-backend cpu
+LOCK := $(UV) pip compile --quiet --generate-hashes --custom-compile-command 'make lock'
+lock:
+	echo '$(TORCH)' | $(LOCK) $(LOCK_TORCH) --python-version 3.11 --extra server --no-emit-package torch \
+		--output-file deploy/requirements/cpu.txt pyproject.toml -
+	$(LOCK) --python-version 3.11 --output-file deploy/requirements/build.txt deploy/requirements/build.in
+	$(LOCK) --python-version 3.12 --no-deps --output-file deploy/requirements/vllm.txt deploy/requirements/vllm.in
+
+# Builds the image for a CPU, runs it, and says how large its layers are. Wants root, buildah and debootstrap.
+image-check:
+	deploy/scripts/build_without_docker.sh
+
+dashboard: $(BIN)/python
+	$(BIN)/python deploy/scripts/dashboard.py > deploy/grafana/simpleseg.json
 
 lint: $(VENV)/.installed-all
 	$(BIN)/ruff check .

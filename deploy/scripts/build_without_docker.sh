@@ -38,10 +38,9 @@ for volume in ${VOLUMES:-}; do options+=(--volume "$volume"); done
 buildah build "${options[@]}" --target cpu --tag simpleseg-server:cpu . >"$work/log" 2>&1 \
   || { tail -40 "$work/log"; exit 1; }
 
-for compression in "" --disable-compression; do
-  buildah push --quiet $compression simpleseg-server:cpu "oci:$work/oci$compression"
-done
-python3 "$scripts/layers.py" "$work/oci" "$work/oci--disable-compression"
+buildah push --quiet simpleseg-server:cpu "oci:$work/oci"
+python3 "$scripts/layers.py" "$work/oci"
+rm -rf "$work/oci"
 
 container=$(buildah from simpleseg-server:cpu)
 root=$(buildah mount "$container")

@@ -192,7 +192,13 @@ def _process() -> list[Panel]:
         Panel(
             "Restarts in an hour",
             "none",
-            [(f"changes(process_start_time_seconds{{{_ONE}}}[1h])", "{{instance}}")],
+            [
+                (f"changes(process_start_time_seconds{{{_ONE}}}[1h])", "{{instance}}"),
+                (
+                    f"sum by (reason) (increase(simpleseg_engine_restarts_total{{{_ONE}}}[1h]))",
+                    "engine: {{reason}}",
+                ),
+            ],
         ),
         Panel(
             "Clients that hung up",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from simpleseg_server.engines.base import EngineError
 from simpleseg_server.errors import deadline_exceeded, overloaded
 
-_SILENCE_S = 0.1
+_SILENCE_S = 0.25
 """A request whose body has paused for so long makes room for one that needs it."""
 _SMOOTHING = 0.1
 """Weight of the newest prompt in the mean time of a prompt."""
@@ -31,13 +31,15 @@ class Ticket:
     """One request in the house, of the client ``owner``.
 
     It can be sent away until the engine has begun on it, or ``pin`` was called because its answer
-    has. ``heard_at`` is when bytes of its body came last, None once all are there.
+    has. ``line`` holds its prompts that wait, since ``turn``. ``heard_at`` is when bytes of its
+    body came last, None once all are there.
     """
 
     owner: str
     task: asyncio.Task[object] | None = None
     running: int = 0
-    line: deque[tuple[int, asyncio.Future[None]]] = field(default_factory=deque)
+    turn: int = 0
+    line: deque[asyncio.Future[None]] = field(default_factory=deque)
     is_pinned: bool = False
     is_sent_away: bool = False
     heard_at: float | None = field(default_factory=time.monotonic)
@@ -90,7 +92,8 @@ class Admission:
         self._tickets: dict[Ticket, None] = {}
         self._running: Counter[str] = Counter()
         self._lines: dict[Ticket, None] = {}
-        self._arrivals = 0
+        self._turn = 0
+        self._last_turns: dict[str, int] = {}
         self._waiting = 0
         self._prompt_s = 0.0
 
@@ -125,19 +128,29 @@ class Admission:
         finally:
             self._tickets.pop(ticket, None)
 
+    def require_room(self, owner: str) -> None:
+        """Raises ApiError 503 ``overloaded`` where ``enter`` would, and changes nothing."""
+        if len(self._tickets) >= self._max_requests:
+            self._giving_way(owner)
+
     def _make_room(self, owner: str) -> None:
-        """Send a request away whose body does not come, or else the newest waiting one of the
-        client with the most. Raises ApiError where that would be unfair."""
+        ticket = self._giving_way(owner)
+        del self._tickets[ticket]
+        ticket.send_away()
+
+    def _giving_way(self, owner: str) -> Ticket:
+        """A request whose body does not come, or else the newest waiting one of the client with the
+        most. Raises ApiError where that would be unfair."""
         held = Counter(ticket.owner for ticket in self._tickets)
         heaviest, most = held.most_common(1)[0]
         movable = [one for one in self._tickets if one.task is not None and not one.is_pinned]
-        leaving = [one for one in movable if one.is_silent()][:1]
+        is_silent = [one for one in movable if one.is_silent() and held[one.owner] >= held[owner]]
+        leaving = is_silent[:1]
         if not leaving and most > held[owner] + 1:
             leaving = [one for one in movable if one.owner == heaviest][-1:]
         if not leaving:
             raise overloaded(self._retry_after_s)
-        del self._tickets[leaving[0]]
-        leaving[0].send_away()
+        return leaving[0]
 
     def require_time(self, seconds: float) -> None:
         """Raises ApiError 503 ``deadline_exceeded`` where a prompt that waits from now on will
@@ -180,25 +193,30 @@ class Admission:
         if self._free and not self._lines:
             self._give(ticket)
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._arrivals += 1
-        ticket.line.append(item := (self._arrivals, turn))
+        place = asyncio.get_running_loop().create_future()
+        if not ticket.line:
+            ticket.turn = self._next_turn()
+        ticket.line.append(place)
         self._lines[ticket] = None
         self._waiting += 1
         try:
             async with asyncio.timeout(self._max_queue_s) as limit:
-                await turn
+                await place
         except BaseException as error:
-            if turn.done() and not turn.cancelled():
+            if place.done() and not place.cancelled():
                 self._release(ticket)
-            elif item in ticket.line:
-                self._leave_line(ticket, item)
+            elif place in ticket.line:
+                self._leave_line(ticket, place)
             if isinstance(error, TimeoutError) and limit.expired():
                 raise WaitedTooLongError from None
             raise
 
-    def _leave_line(self, ticket: Ticket, item: tuple[int, asyncio.Future[None]]) -> None:
-        ticket.line.remove(item)
+    def _next_turn(self) -> int:
+        self._turn += 1
+        return self._turn
+
+    def _leave_line(self, ticket: Ticket, place: asyncio.Future[None]) -> None:
+        ticket.line.remove(place)
         self._waiting -= 1
         if not ticket.line:
             self._lines.pop(ticket, None)
@@ -207,6 +225,7 @@ class Admission:
         self._free -= 1
         self._running[ticket.owner] += 1
         ticket.running += 1
+        ticket.turn = self._last_turns[ticket.owner] = self._next_turn()
         ticket.pin()
 
     def _release(self, ticket: Ticket) -> None:
@@ -218,18 +237,20 @@ class Admission:
         self._give_next()
 
     def _give_next(self) -> None:
-        """To the client that has the fewest prompts running, and of its requests to the one that
-        has the fewest: a large request does not keep small ones waiting."""
+        """To the client that has the fewest prompts running, then to the one whose last turn is the
+        longest ago; and so of its requests: a large one does not keep small ones waiting."""
         while self._free and self._lines:
             ticket = min(self._lines, key=self._rank)
-            (_, turn) = item = ticket.line[0]
-            self._leave_line(ticket, item)
-            if not turn.done():  # else its task was cancelled, and has not run since
+            place = ticket.line[0]
+            self._leave_line(ticket, place)
+            if not place.done():  # else its task was cancelled, and has not run since
                 self._give(ticket)
-                turn.set_result(None)
+                place.set_result(None)
 
-    def _rank(self, ticket: Ticket) -> tuple[int, int, int]:
-        return self._running[ticket.owner], ticket.running, ticket.line[0][0]
+    def _rank(self, ticket: Ticket) -> tuple[int, int, int, int]:
+        owner = ticket.owner
+        last = self._last_turns.get(owner, 0)
+        return self._running[owner], last, ticket.running, ticket.turn
 
 
 def _task() -> asyncio.Task[object] | None:

@@ -21,7 +21,7 @@ from simpleseg_server.errors import ApiError, ClientGone, from_http_exception, r
 from simpleseg_server.fetch import Network
 from simpleseg_server.keeper import EngineKeeper
 from simpleseg_server.keys import KeyRing
-from simpleseg_server.middleware import CLIENT_CLOSED, BodyLimit, RequestContext
+from simpleseg_server.middleware import CLIENT_CLOSED, BodyLimit, Gate, RequestContext
 from simpleseg_server.openapi import describe
 from simpleseg_server.routes import batch, chat, compat, images, operations, segment, tokenize
 from simpleseg_server.routes.playground import open_paths, playground_router
@@ -75,7 +75,10 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
-        middleware=surroundings(settings, metrics, tracer),
+        middleware=[
+            *surroundings(settings, metrics, tracer),
+            Middleware(Gate, metrics=metrics, require_room=services.require_room),
+        ],
         exception_handlers=ERROR_HANDLERS,
     )
     app.state.services = services

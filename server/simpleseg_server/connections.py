@@ -319,16 +319,20 @@ class CarefulProtocol(HttpToolsProtocol):
         """Answer what no route will see; never into the midst of another answer."""
         if self.is_leaving:
             return
-        if self.cycle is not None and not self.cycle.response_complete:
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        is_alone = self._is_in_body and not (self.pipeline or self.cycle.response_started)
+        if is_answering and not is_alone:
             self._is_deaf = True
             self.shutdown()
             return
-        self._answer(error)
+        self._answer(error, is_told=is_answering)
         self.leave()
 
-    def _answer(self, error: ApiError) -> None:
+    def _answer(self, error: ApiError, is_told: bool = False) -> None:
+        """``is_told``: a route has begun on it, and will count it."""
         request_id = request_id_from(None)
-        self._care.on_refusal(error, request_id)
+        if not is_told:
+            self._care.on_refusal(error, request_id)
         body = error_body(error, request_id).model_dump_json(exclude_unset=True).encode()
         headers = {
             "content-type": "application/json",

@@ -27,6 +27,9 @@ from simpleseg_server.middleware import DRAINED
 from simpleseg_server.services import Services
 from simpleseg_server.telemetry import logger
 
+BACKLOG = 2048
+"""Connections that may wait to be accepted. The event loop is told of fewer: it accepts as many
+at a time, and everything else waits."""
 _POLL_S = 0.01
 _HANDSHAKE_S = 0.25
 """Time for connections that are being made when new ones are no longer let in."""
@@ -67,6 +70,11 @@ class MainServer(uvicorn.Server):
         finally:
             for sig, handler in before.items():
                 signal.signal(sig, handler)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for one in sockets or []:
+            one.listen(BACKLOG)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:

@@ -7,7 +7,7 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -191,6 +191,26 @@ class BodyLimit:
     def _error(self) -> ApiError:
         message = f"the request body may have at most {self.max_body_bytes} bytes"
         return ApiError(413, "payload_too_large", message)
+
+
+class Gate:
+    """Refuses requests for which there is no room, before the framework looks for their route: what
+    is refused must cost as little as can be. ``require_room`` raises ApiError for the name of a
+    client's key."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, require_room: Callable[[str], None]) -> None:
+        self.app = app
+        self.metrics = metrics
+        self.require_room = require_room
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            try:
+                self.require_room(scope["state"].get("key_name", ""))
+            except ApiError as error:
+                await refuse(error, scope, receive, send, self.metrics)
+                return
+        await self.app(scope, receive, send)
 
 
 async def refuse(

@@ -27,10 +27,9 @@ from simpleseg_server.middleware import record_unread
 from simpleseg_server.services import Services
 from simpleseg_server.telemetry import logger
 
-BACKLOG = 2048
-"""Connections that wait to be accepted."""
-_OTHER_FILES = 64
-"""Open files besides connections: the model, logs, probes."""
+_ACCEPTED_AT_ONCE = 16
+_OTHER_FILES = 100
+"""Open files besides connections: the model, logs, probes, connections that are not counted yet."""
 
 
 def run(
@@ -91,20 +90,18 @@ def _operations(services: Services, listener: socket.socket | None) -> Iterator[
 def careful(app: FastAPI, services: Services, lifespan: str = "on") -> CarefulConfig:
     """How uvicorn serves an application: with the limits of connections that the settings say."""
     settings, most_files = services.settings, _most_files()
-    backlog = min(BACKLOG, most_files // 4)
     care = Care(
         header_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s,
         write_timeout_s=settings.write_timeout_s,
-        # As many as wait may be accepted at once, before any is counted.
-        max_connections=settings.max_connections or max(8, most_files - backlog - _OTHER_FILES),
+        max_connections=settings.max_connections or max(8, most_files - _OTHER_FILES),
         retry_after_s=settings.retry_after_s,
         on_refusal=partial(record_unread, services.metrics),
     )
     return CarefulConfig(
         app,
         care,
-        backlog=backlog,
+        backlog=_ACCEPTED_AT_ONCE,
         access_log=False,  # the server writes its own line for every request
         lifespan=lifespan,
         timeout_keep_alive=settings.idle_timeout_s,

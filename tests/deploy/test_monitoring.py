@@ -71,8 +71,8 @@ def _use(url: str) -> None:
     for prompt, status in (("the hexagon", 200), ("the hexagon", 200), ("", 422)):
         body = {"image": image, "prompt": prompt}
         assert httpx2.post(f"{url}/segment", json=body, timeout=120).status_code == status
-    body = {"image": image, "prompt": "the hexagon", "stream": True}
-    assert httpx2.post(f"{url}/segment", json=body, timeout=120).status_code == 200
+    streamed = {"image": image, "prompt": "the hexagon", "stream": True}
+    assert httpx2.post(f"{url}/segment", json=streamed, timeout=120).status_code == 200
 
 
 @needs_prometheus

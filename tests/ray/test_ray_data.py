@@ -25,6 +25,7 @@ PARTS = """
 import os, time
 from pathlib import Path
 import numpy as np
+from simpleseg_polygon.geometry import Box
 from simpleseg_training.annotate.parts import Detection
 
 FOLDER = Path(__file__).parent
@@ -36,7 +37,7 @@ class Part:
         if tuple(image[0, 0]) == (255, 0, 0):
             os.kill(os.getpid(), 9)
         (FOLDER / f"worker-{os.getpid()}").touch()
-        return [Detection("square", 0.9, (0.25, 0.25, 0.75, 0.75))]
+        return [Detection("square", 0.9, Box(0.25, 0.25, 0.75, 0.75))]
 
     def segment(self, image, boxes):
         mask = np.zeros(image.shape[:2], bool)

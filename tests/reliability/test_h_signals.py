@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -70,12 +70,13 @@ def test_H1_what_has_arrived_is_answered(tmp_path: Path) -> None:
     """Bytes that the server has not read yet, and connections that it has not accepted: it is
     stopped, in the literal sense, while they come and while it is told to end."""
     with scripted_server(tmp_path / "log", **SETTINGS) as (process, (main, _)):
-        with Connection(main) as kept:
+        with ExitStack() as held:
+            kept = held.enter_context(Connection(main))
             kept.send(request("GET", "/livez"))
             assert kept.answer().status == 200
             process.send_signal(signal.SIGSTOP)
             kept.send(request(body=body_of("short")))
-            waiting = [Connection(main) for _ in range(20)]
+            waiting = [held.enter_context(Connection(main)) for _ in range(20)]
             for connection in waiting:
                 connection.send(request(body=body_of("short")))
             process.send_signal(signal.SIGTERM)

@@ -25,6 +25,8 @@ LINK = re.compile(r"(?:\]\(|src=\")(?!https?://)([^)\s\"#]+)")
 REASONS = {
     "installs",
     "needs a GPU",
+    "needs Docker",
+    "needs a cluster",
     "needs vLLM",
     "needs other servers",
     "its port is taken while the server runs",

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,26 @@ _OF_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf"}
 _INDEX = ".index.json"
 
 
-def export_trained(model: Any, files: Path, directory: Path) -> None:
+def export_run(trainer: Any, files: Path, directory: Path) -> None:
+    """``export_trained`` of what the processes of a trainer hold together.
+
+    All of them must call it: each may have a share of the weights only.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    whole = None
+    if not hasattr(model, "merge_adapter"):
+        whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.is_world_process_zero():
+        export_trained(model, files, directory, whole)
+
+
+def export_trained(
+    model: Any, files: Path, directory: Path, state: Mapping[str, torch.Tensor] | None = None
+) -> None:
     """The weights of a fine-tuned model beside the small files of the checkpoint it started from.
 
-    Adapters are merged into the weights that they adapt. Weights have the start's dtype and names.
+    ``state`` are the weights where the model's own are not whole. Adapters are merged into the
+    weights that they adapt. Weights have the start's dtype and names.
     The score's calibration is left out of the profile: it was fitted to the answers of other
     weights (`simpleseg calibrate` fits it again). The model passed in is left as it was.
     """
@@ -73,7 +90,7 @@ def export_trained(model: Any, files: Path, directory: Path) -> None:
         name.replace(".base_layer.", "."): tensor.to(dtype)
         if tensor.is_floating_point()
         else tensor
-        for name, tensor in whole.state_dict().items()
+        for name, tensor in (state or whole.state_dict()).items()
         if ".lora_" not in name
     }
     whole.save_pretrained(directory, state_dict=weights)

@@ -17,7 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from simpleseg_polygon.metrics import giou
 from simpleseg_training.curves import write_run_curves
-from simpleseg_training.export import export_trained
+from simpleseg_training.export import export_run
 from simpleseg_training.optimizer import muon_and_adamw
 from simpleseg_training.pairs import Pair, Pairs, held_out
 from simpleseg_training.processing import VISION, Start, load_start
@@ -154,7 +154,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._look(state)
 
     def _look(self, state: Any) -> None:
-        if not state.is_world_process_zero or not self._questions:
+        """On every process: where weights are sharded, each needs the others to answer at all."""
+        if not self._questions:
             return
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
         was_training = model.training
@@ -189,8 +190,12 @@ def run(
     trainer: Any, config: TrainConfig, start: Start, out: Path, tell: Callable[[str], None]
 ) -> Path:
     """Train from the start or from the last saved state, draw the curves and export."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(config.model_dump_json(indent=1) + "\n")
+    _check_sharding(trainer, config)
+    # Not handed to the trainer when it is made: with FSDP it refuses one, and here it takes it.
+    trainer.optimizer = optimizer_of(trainer.model, config.optimisation)
+    if trainer.is_world_process_zero():
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text(config.model_dump_json(indent=1) + "\n")
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Recorder(out, tell))
     trainer.add_callback(Watch(trainer, config.evaluation, start))
@@ -201,9 +206,20 @@ def run(
         # loaded these weights.
         trainer._load_from_checkpoint = lambda *_, **__: None
     trainer.train(resume_from_checkpoint=None if state is None else str(state))
-    checkpoint = out / "checkpoint"
     if trainer.is_world_process_zero():
         write_run_curves(out / LOG_FILE, out / "curves.png")
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        export_trained(model, start.files, checkpoint)
-    return checkpoint
+    export_run(trainer, start.files, out / "checkpoint")
+    return out / "checkpoint"
+
+
+def _check_sharding(trainer: Any, config: TrainConfig) -> None:
+    """Raises ValueError for what cannot be trained where `accelerate` shards the weights."""
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        return
+    if config.model.lora is not None:
+        raise ValueError("model.lora: adapters are trained and merged on whole weights only")
+    if trainer.is_deepspeed_enabled and config.optimisation.optimizer == "muon":
+        raise ValueError(
+            "optimisation.optimizer: muon needs whole matrices, and DeepSpeed flattens them; "
+            "adamw, or FSDP"
+        )

@@ -96,24 +96,32 @@ def parameters(optimizers: tuple[Optimizer, ...]) -> Iterator[Tensor]:
 
 
 class Joined(Optimizer):
-    """Several optimizers as one, as trainers want them; all take one learning rate."""
+    """Several optimizers as one, as trainers want them; all take one learning rate.
+
+    Groups and states are shared with the parts, not copied: rates that a scheduler sets, weights
+    that FSDP puts in place of others, and states that are loaded, reach the parts.
+    """
 
     def __init__(self, parts: Sequence[Optimizer], rate: float) -> None:
-        # The groups are those of the parts, not copies: a scheduler's rates reach the parts.
-        super().__init__([group for part in parts for group in part.param_groups], {"lr": rate})
         self._parts = tuple(parts)
+        super().__init__([group for part in parts for group in part.param_groups], {"lr": rate})
+        self._share()
+
+    def _share(self) -> None:
+        first = 0
+        for part in self._parts:
+            last = first + len(part.param_groups)
+            part.param_groups = self.param_groups[first:last]
+            part.state = self.state
+            first = last
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for part in self._parts:
             part.step()
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"parts": [part.state_dict() for part in self._parts]}
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for part, saved in zip(self._parts, state_dict["parts"], strict=True):
-            part.load_state_dict(saved)
-        self.param_groups = [group for part in self._parts for group in part.param_groups]
+        super().load_state_dict(state_dict)
+        self._share()
 
 
 def muon_and_adamw(model: nn.Module, rate: float, weight_decay: float) -> Joined:

@@ -11,7 +11,7 @@ from typing import Any
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from simpleseg_training.finetune import as_dataset, begin, common_arguments, optimizer_of, run
+from simpleseg_training.finetune import as_dataset, begin, common_arguments, run
 from simpleseg_training.pairs import Pair, Pairs, open_pairs
 from simpleseg_training.processing import Start
 from simpleseg_training.rewards import REWARDED, reward_functions
@@ -50,7 +50,6 @@ def train(config: RlConfig, out: Path, tell: Callable[[str], None] = print) -> P
         train_dataset=as_dataset(_rewarded(config), start, question),
         processing_class=start.processor,
         reward_funcs=functions,
-        optimizers=(optimizer_of(model, config.optimisation), None),
         rollout_func=_server(config, start, out),
     )
     return run(trainer, config, start, out, tell)

@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx2
 
-from simpleseg_training.export import export_trained
+from simpleseg_training.export import export_run
 from simpleseg_training.processing import Start
 from simpleseg_training.train_config import Rollouts, ServerRollouts
 
@@ -96,9 +96,8 @@ class ServerRollout:
 
     def _refresh(self, trainer: Any) -> None:
         """Export the weights, run the command that has the server load them, and wait for it."""
+        export_run(trainer, self._start.files, self._weights)
         if trainer.accelerator.is_main_process:
-            model = trainer.accelerator.unwrap_model(trainer.model)
-            export_trained(model, self._start.files, self._weights)
             environment = os.environ | {WEIGHTS_VARIABLE: str(self._weights.resolve())}
             subprocess.run(self._server.refresh, env=environment, check=True)
             self._wait()

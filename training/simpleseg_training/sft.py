@@ -10,7 +10,7 @@ from typing import Any
 from trl.trainer.sft_config import SFTConfig as SftArguments
 from trl.trainer.sft_trainer import SFTTrainer
 
-from simpleseg_training.finetune import as_dataset, begin, common_arguments, optimizer_of, run
+from simpleseg_training.finetune import as_dataset, begin, common_arguments, run
 from simpleseg_training.pairs import Pair, open_pairs
 from simpleseg_training.processing import Start
 from simpleseg_training.train_config import SftConfig, checked
@@ -43,7 +43,6 @@ def train(config: SftConfig, out: Path, tell: Callable[[str], None] = print) -> 
         args=arguments(config, out),
         train_dataset=as_dataset(open_pairs(config.data), start, turn),
         processing_class=start.processor,
-        optimizers=(optimizer_of(model, config.optimisation), None),
     )
     return run(trainer, config, start, out, tell)
 

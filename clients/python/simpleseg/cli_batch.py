@@ -38,7 +38,11 @@ _INTERRUPTED = 130  # as a shell has it: 128 and the signal's number
 
 def batch(
     source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="A folder of images, or a JSONL file.")
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="A folder of images, a JSONL file, or the path or URL of .tar or .parquet files.",
+        ),
     ],
     phrase: Annotated[
         list[str] | None, typer.Argument(help="What to find in every image without a prompt.")
@@ -72,10 +76,11 @@ def batch(
         raise Failure(f"{output}: the output is a .jsonl file, or a .json file for COCO", status=2)
     answers = output.with_suffix(".jsonl")
     try:
-        entries = read_source(source, phrase or [], max_points)
+        with extra("ray"):
+            entries = read_source(source, phrase or [], max_points)
         if as_coco:
             check_for_coco(entries)
-        if answers.exists() and source.exists() and answers.samefile(source):
+        if answers.exists() and Path(source).exists() and answers.samefile(source):
             raise BatchError(f"{answers} is the input")
         if retry_errors and answers.exists():
             drop_failed(answers)

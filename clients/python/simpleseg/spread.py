@@ -1,12 +1,13 @@
 """Records worked on by several processes, on one machine or many: what `--ray` does."""
 
-import json
+import pickle
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Work = Callable[[Sequence[Any]], Sequence[Any]]
-"""Does some records; what it is given and returns is JSON."""
+"""Does some records, and returns as many results; both are pickled."""
 
 TOGETHER = 16
 TRIES = 3
@@ -30,8 +31,7 @@ def spread(
     company are tried alone, and then come to ``Died``. Uses the cluster that ``RAY_ADDRESS`` names,
     else processes of this machine. Raises WorkerError where ``Work`` raises.
     """
-    import ray
-
+    ray: Any = import_module("ray")
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
     left = dict(enumerate(items))
@@ -48,16 +48,15 @@ def _pass(
     left: dict[int, Any], make: Callable[[], Work], workers: int, together: int
 ) -> Iterator[tuple[int, Any]]:
     """The results of what lived; a batch whose worker died ``TRIES`` times is left out."""
-    import ray.data
-
     if not left:
         return
-    context = ray.data.DataContext.get_current()
+    data: Any = import_module("ray.data")  # without types that a strict check could use
+    context = data.DataContext.get_current()
     context.max_errored_blocks = -1
     context.enable_progress_bars = False
-    rows = [{"number": number, "item": json.dumps(item)} for number, item in left.items()]
+    rows = [{"number": number, "item": pickle.dumps(item)} for number, item in left.items()]
     blocks = -(-len(rows) // together)
-    answers = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
+    answers = data.from_items(rows, override_num_blocks=blocks).map_batches(
         _Worker,
         batch_size=together,
         batch_format="numpy",
@@ -67,7 +66,7 @@ def _pass(
         max_task_retries=TRIES - 1,
     )
     for row in answers.iter_rows():
-        yield int(row["number"]), json.loads(row["result"])
+        yield int(row["number"]), pickle.loads(row["result"])
 
 
 class _Worker:
@@ -75,9 +74,9 @@ class _Worker:
         self._work = make()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        items = [json.loads(item) for item in batch["item"]]
+        items = [pickle.loads(item) for item in batch["item"]]
         try:
             results = [{"done": one} for one in self._work(items)]
         except Exception as error:  # a fault of the program must end the run, not leave records out
             results = [{"error": f"{type(error).__name__}: {error}"}] * len(items)
-        return {"number": batch["number"], "result": [json.dumps(one) for one in results]}
+        return {"number": batch["number"], "result": [pickle.dumps(one) for one in results]}

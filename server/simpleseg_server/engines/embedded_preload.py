@@ -7,7 +7,6 @@ from simpleseg_server.imports import without_collection
 
 with without_collection():
     for _name in (
-        "simpleseg.cli_support",  # of most main modules, which every child runs again
         "simpleseg_server.engines.transformers",
         "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
         "transformers.models.qwen3_vl.modeling_qwen3_vl",

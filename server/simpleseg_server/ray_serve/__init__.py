@@ -1,5 +1,5 @@
 """The server on Ray Serve: front ends and engines as replicas of their own.
 
 ``application`` says what is deployed, ``front`` is the engine that a front end sees, ``replica``
-what holds a real one, ``routing`` which replica a request goes to, ``frames`` what passes between.
+what holds a real one, ``frames`` what passes between them.
 """

@@ -1,9 +1,9 @@
 """The Serve application: ``serve run`` and Serve's configuration files name ``build``."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
@@ -15,7 +15,6 @@ from simpleseg_server.engines.base import Engine
 from simpleseg_server.logs import set_up
 from simpleseg_server.ray_serve.front import ReplicatedEngine
 from simpleseg_server.ray_serve.replica import EngineFactory, EngineReplica
-from simpleseg_server.ray_serve.routing import ImageAffinityRouter
 
 ENGINES, FRONT_ENDS = "engines", "front-ends"
 UNDER_WAY = 8
@@ -30,7 +29,8 @@ class Plan(BaseModel):
     ``settings`` are those of ``simpleseg serve``; where to listen is Serve's own matter.
     ``max_engines`` above ``min_engines`` lets their number follow the queue. ``engine_gpus`` and
     ``engine_cpus`` are what Ray sets aside for a replica. ``revision`` is anything: another one
-    replaces all replicas, one after the other.
+    replaces all replicas, one after the other; ``surge_percent`` of the engines more may be there
+    meanwhile, for which the cluster needs room. A single engine should have 100.
 
     >>> Plan(max_engines=4).min_engines
     1
@@ -44,6 +44,7 @@ class Plan(BaseModel):
     max_engines: PositiveInt = 1
     engine_cpus: float = 1.0
     engine_gpus: float = 0.0
+    surge_percent: Annotated[int, Field(ge=0, le=100)] = 0
     revision: str = ""
 
 
@@ -63,7 +64,11 @@ def application(plan: Plan, make: EngineFactory) -> Application:
         max_ongoing_requests=BACKLOG * under_way,
         graceful_shutdown_timeout_s=settings.max_deadline_ms / 1e3,
         health_check_period_s=2.0,
-        request_router_config=RequestRouterConfig(request_router_class=ImageAffinityRouter),
+        max_surge_percent=plan.surge_percent,
+        request_router_config=RequestRouterConfig(
+            request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
+            request_router_kwargs={"num_fallback_replicas": plan.max_engines},
+        ),
         **_numbers(plan, under_way),
     )
     front_ends = serve.deployment(
@@ -75,6 +80,7 @@ def application(plan: Plan, make: EngineFactory) -> Application:
         max_ongoing_requests=100_000,
         graceful_shutdown_timeout_s=settings.max_deadline_ms / 1e3,
         health_check_period_s=2.0,
+        max_surge_percent=100,
     )
     handle = engines.bind(settings, make, plan.revision)
     most = BACKLOG * under_way * max(plan.min_engines, plan.max_engines)

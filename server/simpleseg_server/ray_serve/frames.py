@@ -60,7 +60,7 @@ async def framed(deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Frame, N
                 yield first
                 return
             yield (first, *_waiting(arrived))
-            await asyncio.sleep(GATHERED_S if not pump.done() else 0)
+            await asyncio.wait({pump}, timeout=GATHERED_S)  # the end waits for nothing
     finally:
         pump.cancel()
         await asyncio.gather(pump, return_exceptions=True)

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from simpleseg_server.engines.base import (
@@ -96,7 +96,9 @@ class ReplicatedEngine:
 
     async def _answer(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """The answer of one replica. Raises EngineDeadError where another one might answer."""
-        frames = self._handle.options(stream=True).generate.remote(request)
+        # The router's sessions are images: all requests on one go to the replica that cached it.
+        handle = self._handle.options(stream=True, session_id=request.image_key)
+        frames = handle.generate.remote(request)
         is_whole = False
         try:
             async with aclosing(unframed(frames)) as deltas:
@@ -105,9 +107,9 @@ class ReplicatedEngine:
                     yield delta
         except (BackPressureError, DeploymentUnavailableError) as error:
             raise EngineOverloadedError(type(error).__name__) from error
-        except RayActorError as error:
+        except (RayActorError, ObjectLostError) as error:
             raise EngineDeadError(type(error).__name__) from error
-        except RayTaskError as error:
+        except RayError as error:
             raise EngineError(f"{type(error).__name__} in the replica") from error
         finally:
             if not is_whole:

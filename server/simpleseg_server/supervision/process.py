@@ -8,10 +8,13 @@ import multiprocessing
 import multiprocessing.util  # before our exit handler: its own waits for children, and runs later
 import os
 import socket
+import sys
 import weakref
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any
 
 from prometheus_client import Metric
@@ -48,12 +51,24 @@ def _kill_all() -> None:
             process.kill()
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """A process begun inside does not run the main module again, which costs it the imports of a
+    whole server and gives it nothing: what makes an engine is in some other module."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 class ProcessEngine:
     """An engine that dies alone; see the Engine protocol.
 
-    ``make`` is pickled, and makes the engine in its process. Its death fails what it was asked with
-    EngineDeadError; so does ``check_health`` once the process is stuck, and only ``close`` ends it
-    then. Call ``check_health`` often: it is what looks.
+    ``make`` is pickled, and makes the engine in its process; it is not of the main module. Its
+    death fails what it was asked with EngineDeadError; ``check_health`` raises it then, and once
+    the process is stuck, which only ``close`` ends. Call it often: it is what looks.
 
     >>> engine = ProcessEngine(dict)  # starts nothing yet
     """
@@ -119,7 +134,8 @@ class ProcessEngine:
         with ours, theirs:
             arguments = (theirs, self._make, level)
             self._process = context.Process(target=child.main, args=arguments, name="engine")
-            self._process.start()
+            with _without_main():
+                self._process.start()
             _started.add(self._process)
             return socket.socket(fileno=os.dup(ours.fileno()))
 

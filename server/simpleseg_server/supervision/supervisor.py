@@ -223,35 +223,33 @@ class SupervisedEngine:
         if number > 0:  # the spare does not keep the first one waiting
             await self._changed.until(lambda: bool(self._ready))
         while True:
-            engine = self._make(self._max_batch)
-            began = time.monotonic()
-            life: _Life | None = None
-            try:
-                await self._started(engine)
-                life = self._offer(engine)
-                logger.info("engine is ready seconds=%.2f", time.monotonic() - began)
-                error = await self._death_of(life)
-            except EngineError as refusal:
-                if self._capabilities is None and not isinstance(refusal, EngineDeadError):
-                    self._refuse(refusal)
-                    return
-                error = _as_death(refusal)
-            finally:
-                self._withdraw(life)
-                await engine.close()
-            self._count(error, life)
-            if self._capabilities is None and self._deaths.is_loop:
-                self._refuse(error)
+            error = await self._live()
+            is_hopeless = self._deaths.is_loop or not isinstance(error, EngineDeadError)
+            if self._capabilities is None and is_hopeless:
+                self._refusal = error
+                self._changed.tell()
                 return
             # A new spare does not load while the old one catches up on what was lost.
             await asyncio.sleep(max(self._deaths.wait_s, _CATCH_UP_S if self._ready else 0.0))
 
-    async def _started(self, engine: Engine) -> None:
+    async def _live(self) -> EngineError:
+        """One engine from its start to its end, and what that was."""
+        engine = self._make(self._max_batch)
+        life: _Life | None = None
         try:
-            async with asyncio.timeout(_START_S):
-                await engine.start()
-        except TimeoutError:
-            raise EngineDeadError("the engine did not start in time", "start") from None
+            await _started(engine)
+            life = self._offer(engine)
+            error: EngineError = await self._death_of(life)
+        except EngineError as refusal:
+            error = refusal
+        except Exception as bug:  # of the engine's; the server outlives it
+            logger.exception("the engine failed in an unforeseen way")
+            error = EngineDeadError(type(bug).__name__)
+        finally:
+            self._withdraw(life)
+            await _closed(engine)
+        self._count(error, life)
+        return error
 
     def _offer(self, engine: Engine) -> _Life:
         life = _Life(engine, time.monotonic())
@@ -281,11 +279,10 @@ class SupervisedEngine:
         for flight in tuple(life.flights if life is not None else ()):
             flight.lose(EngineDeadError("the engine is closed", "killed"))
 
-    def _refuse(self, error: EngineError) -> None:
-        self._refusal = error
-        self._changed.tell()
-
-    def _count(self, error: EngineDeadError, life: _Life | None) -> None:
+    def _count(self, failure: EngineError, life: _Life | None) -> None:
+        error = _as_death(failure)
+        if self._capabilities is None and error is not failure:
+            return  # what it says of its first start is not a death
         lived_s = 0.0 if life is None else time.monotonic() - life.ready_at
         had_answered = life is not None and life.answered > 0
         self._deaths.add(error.reason, lived_s=lived_s, had_answered=had_answered)
@@ -326,6 +323,23 @@ class SupervisedEngine:
         for engine in self.engines[:1]:
             if isinstance(engine, MeasuredEngine):
                 yield from engine.collect()
+
+
+async def _started(engine: Engine) -> None:
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(_START_S):
+            await engine.start()
+    except TimeoutError:
+        raise EngineDeadError("the engine did not start in time", "start") from None
+    logger.info("engine is ready seconds=%.2f", time.monotonic() - began)
+
+
+async def _closed(engine: Engine) -> None:
+    try:
+        await engine.close()
+    except Exception:  # it is given up anyway
+        logger.exception("an engine that has ended could not be closed")
 
 
 def _as_death(error: EngineError) -> EngineDeadError:

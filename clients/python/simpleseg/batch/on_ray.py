@@ -4,8 +4,6 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from simpleseg.async_client import AsyncSimpleSeg
@@ -27,17 +25,12 @@ def fill(
 ) -> None:
     """Answer what ``journal`` lacks, which this process alone writes: each answer once, whatever
     becomes of workers. Raises WorkerError, and OSError where an answer cannot be written."""
-    entries = {entry.custom_id: entry for entry in missing(source, journal)}
-    items = [{**asdict(entry), "path": str(entry.path or "")} for entry in entries.values()]
-    for item, answer in spread(items, lambda: _work(connect), workers=workers):
-        if halt.reason is not None:
+    entries = list(missing(source, journal))
+    for entry, answer in spread(entries, lambda: _work(connect), workers=workers):
+        if isinstance(answer, Halt):
+            halt.because(answer.reason or "stopped")
             return
-        if isinstance(answer, Died):
-            answer = died(entries[item["custom_id"]])
-        if "halt" in answer:
-            halt.because(answer["halt"])
-            return
-        journal.append(answer)
+        journal.append(died(entry) if isinstance(answer, Died) else answer)
         advance()
 
 
@@ -47,15 +40,13 @@ def _work(connect: Connect) -> Work:
     threading.Thread(target=loop.run_forever, daemon=True).start()
     client = asyncio.run_coroutine_threadsafe(connect().__aenter__(), loop).result()
 
-    async def all_of(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        return await asyncio.gather(*(_answer(client, item) for item in items))
+    async def all_of(entries: Sequence[Entry]) -> list[dict[str, Any] | Halt]:
+        return await asyncio.gather(*(_answer(client, entry) for entry in entries))
 
-    return lambda items: asyncio.run_coroutine_threadsafe(all_of(items), loop).result()
+    return lambda entries: asyncio.run_coroutine_threadsafe(all_of(entries), loop).result()
 
 
-async def _answer(client: AsyncSimpleSeg, item: dict[str, Any]) -> dict[str, Any]:
+async def _answer(client: AsyncSimpleSeg, entry: Entry) -> dict[str, Any] | Halt:
     """The line to record, or why there is none."""
     halt = Halt()
-    path = Path(item["path"]) if item["path"] else None
-    line = await Asker(client, halt).answer(Entry(**{**item, "path": path}))
-    return {"halt": halt.reason} if line is None else line
+    return await Asker(client, halt).answer(entry) or halt

@@ -1,4 +1,4 @@
-"""What a batch asks: a folder of images, or a JSONL file of requests."""
+"""What a batch asks: a folder of images, a JSONL file of requests, or images in larger files."""
 
 import base64
 import hashlib
@@ -11,10 +11,10 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from simpleseg.batch import BatchError
+from simpleseg.batch.stored import IMAGE_SUFFIXES, Cell, Member, is_stored, stored
 from simpleseg.protocol import first_problem
 from simpleseg.schema import SegmentRequest
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif"})
 _URLS = ("/v1/segment", "/segment")
 _REQUEST_KEYS = frozenset({"custom_id", "method", "url", "body"})
 _REMOTE = ("http://", "https://", "data:")
@@ -27,7 +27,7 @@ class Entry:
 
     custom_id: str
     fields: Mapping[str, Any]
-    path: Path | None
+    path: Path | Member | Cell | None
     name: str
     digest: str
 
@@ -48,8 +48,8 @@ class Source:
     digests: Mapping[str, str]
 
 
-def read_source(path: Path, phrases: Sequence[str], max_points: int | None) -> Source:
-    """The folder or the file at ``path``, checked as a whole.
+def read_source(place: str | Path, phrases: Sequence[str], max_points: int | None) -> Source:
+    """The folder or the file at ``place``, checked as a whole.
 
     ``phrases`` are asked about every image of a folder, and in lines that have no prompt;
     ``max_points`` counts where a line says nothing else.
@@ -58,18 +58,32 @@ def read_source(path: Path, phrases: Sequence[str], max_points: int | None) -> S
     """
     defaults: dict[str, Any] = {} if max_points is None else {"max_points": max_points}
 
+    path = Path(place)
+
     def entries() -> Iterator[Entry]:
+        if is_stored(str(place)):
+            return _in_stored(str(place), list(phrases), defaults)
         found = _in_folder if path.is_dir() else _in_file
         return found(path, list(phrases), defaults)
 
     digests: dict[str, str] = {}
     for entry in entries():
         if entry.custom_id in digests:
-            raise BatchError(f"{path}: the custom_id {entry.custom_id!r} is there twice")
+            raise BatchError(f"{place}: the custom_id {entry.custom_id!r} is there twice")
         digests[entry.custom_id] = entry.digest
     if not digests:
-        raise BatchError(f"{path}: there is nothing to do")
+        raise BatchError(f"{place}: there is nothing to do")
     return Source(entries, digests)
+
+
+def _in_stored(place: str, phrases: list[str], defaults: Mapping[str, Any]) -> Iterator[Entry]:
+    for one in stored(place):
+        name = f"{one.image.url.rpartition('/')[2]}/{one.name}"
+        prompts = {"prompts": phrases} if phrases and not one.fields else {}
+        try:
+            yield _entry(name, {**defaults, **prompts, **one.fields}, one.image, name)
+        except BatchError as error:
+            raise BatchError(f"{name}: {error}") from None
 
 
 def _in_folder(folder: Path, phrases: list[str], defaults: Mapping[str, Any]) -> Iterator[Entry]:
@@ -161,7 +175,12 @@ def _name_of(image: Any) -> str:
     return url if isinstance(url, str) and not url.startswith("data:") else ""
 
 
-def _entry(custom_id: str | None, fields: Mapping[str, Any], path: Path | None, name: str) -> Entry:
+def _entry(
+    custom_id: str | None,
+    fields: Mapping[str, Any],
+    path: Path | Member | Cell | None,
+    name: str,
+) -> Entry:
     _check(fields if path is None else {**fields, "image": {"base64": ""}})
     asked = json.dumps([fields, None if path is None else name], sort_keys=True)
     digest = hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest()[:16]
