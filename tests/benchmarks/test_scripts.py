@@ -49,6 +49,7 @@ def test_the_memory_of_mixed_requests_is_followed() -> None:
     assert "500" not in result["statuses"]
 
 
+@pytest.mark.slow
 def test_a_soak_leaves_nothing_and_a_leak_is_seen() -> None:
     kept = ("descriptors", "threads", "tasks", "series")
     clean = printed("soak.py", "--requests", "300")

@@ -144,6 +144,8 @@ def test_every_option_reaches_its_setting(name: str, tmp_path: Path) -> None:
     arguments, expected = _sample(name, str(tmp_path / "keys.toml"))
     if name in ("requests_per_minute", "max_concurrent_requests"):
         arguments += ["--api-key", "k"]
+    if name == "max_pixels_in_flight":
+        arguments += ["--max-image-pixels", "1000"]
     if name == "default_max_points":
         arguments += ["--max-points", "4000"]
     if name == "image_url_hosts":
