@@ -70,7 +70,7 @@ def measure(url: str, *, quick: bool) -> dict[str, Any]:
 
 def rate_of(url: str, replicas: int, service_s: float) -> float:
     """Answers in a second of so many replicas, all of which always have something to do."""
-    rays.deploy(_plan(replicas, f"{replicas}"), rays.scripted(service_s, AT_ONCE))
+    rays.deploy(_plan(replicas, "rates"), rays.scripted(service_s, AT_ONCE))
     with rays.Load(url, rays.bodies(IMAGES), BACKLOG * AT_ONCE * replicas) as load:
         load.wait_for(BACKLOG * AT_ONCE * replicas)
         rate = load.rate(CYCLES * service_s)

@@ -1,6 +1,7 @@
 """Records worked on by several processes, on one machine or many: what `--ray` does."""
 
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import Any, TypeVar
@@ -60,7 +61,7 @@ def _pass(
         _Worker,
         batch_size=together,
         batch_format="numpy",
-        fn_constructor_args=(make,),
+        fn_constructor_args=(make, list(sys.path)),
         concurrency=workers,
         max_restarts=-1,
         max_task_retries=TRIES - 1,
@@ -70,12 +71,18 @@ def _pass(
 
 
 class _Worker:
-    def __init__(self, make: Callable[[], Work]) -> None:
-        self._work = make()
+    """Finds the modules that the command finds; loads what it works with when work comes, so that
+    what goes wrong with that is told."""
+
+    def __init__(self, make: Callable[[], Work], path: list[str]) -> None:
+        sys.path.extend(one for one in path if one not in sys.path)
+        self._make = make
+        self._work: Work | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         items = [pickle.loads(item) for item in batch["item"]]
         try:
+            self._work = self._work or self._make()
             results = [{"done": one} for one in self._work(items)]
         except Exception as error:  # a fault of the program must end the run, not leave records out
             results = [{"error": f"{type(error).__name__}: {error}"}] * len(items)

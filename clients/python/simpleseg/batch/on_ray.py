@@ -38,12 +38,17 @@ def _work(connect: Connect) -> Work:
     """Entries answered together, by a client that stays as long as the process."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
-    client = asyncio.run_coroutine_threadsafe(connect().__aenter__(), loop).result()
+    connected = connect()
+    client = asyncio.run_coroutine_threadsafe(connected.__aenter__(), loop).result()
 
     async def all_of(entries: Sequence[Entry]) -> list[dict[str, Any] | Halt]:
         return await asyncio.gather(*(_answer(client, entry) for entry in entries))
 
-    return lambda entries: asyncio.run_coroutine_threadsafe(all_of(entries), loop).result()
+    def work(entries: Sequence[Entry]) -> list[dict[str, Any] | Halt]:
+        assert connected is not None  # kept: collected as garbage, it would close the client
+        return asyncio.run_coroutine_threadsafe(all_of(entries), loop).result()
+
+    return work
 
 
 async def _answer(client: AsyncSimpleSeg, entry: Entry) -> dict[str, Any] | Halt:
