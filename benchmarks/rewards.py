@@ -25,7 +25,7 @@ from simpleseg_training.pairs import held_out
 from simpleseg_training.train_config import read_config
 
 SHIPPED = Path("server/simpleseg_server/demo_model")
-RUNS = {
+RUNS: dict[str, dict[str, float]] = {
     "iou": {"iou": 1, "distance": 0, "format": 0, "length": 0},
     "iou + distance": {"iou": 1, "distance": 0.5, "format": 0, "length": 0},
     "iou + distance + format": {"iou": 1, "distance": 0.5, "format": 0.2, "length": 0},

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from simpleseg_training.forward import rotate
 from simpleseg_training.pairs import Truth
@@ -217,7 +217,7 @@ def _step(model: Any, rows: _Rows, at: int) -> Tensor:
 
 
 def _attend(
-    attention: nn.Module,
+    attention: Any,
     normed: Tensor,
     keys: Tensor,
     values: Tensor,

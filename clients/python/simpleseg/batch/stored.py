@@ -137,14 +137,15 @@ def _in_parquet(url: str) -> Iterator[Stored]:
         if IMAGE_COLUMN not in names:
             raise BatchError(f"{url}: there is no column {IMAGE_COLUMN!r}")
         id_column = next((name for name in ID_COLUMNS if name in names), None)
-        wanted = [name for name in (id_column, "prompt", "prompts") if name in names]
+        asking = [name for name in ("prompt", "prompts") if name in names]
+        wanted = [*asking, *([id_column] if id_column else [])]
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
             table = file.read_row_group(group, columns=wanted)
             rows = table.to_pylist() if wanted else [{}] * count
             for number, row in enumerate(rows):
                 name = row.get(id_column) if id_column else f"{group}-{number}"
-                asked = {key: row[key] for key in wanted if key != id_column and row[key]}
+                asked = {key: row[key] for key in asking if row[key]}
                 yield Stored(str(name), Cell(url, group, number), asked)
 
 
