@@ -38,7 +38,9 @@ assert result.to_coco()["area"] == 800
 assert result.to_labelme("a.png")["imagePath"] == "a.png"
 assert result.to_label_studio() and result.to_geojson() and result.to_svg() and result.to_yolo()
 overlay([result]).save("overlay.png")
-for image in ("overlay.png", picture, np.asarray(picture), b"x"):
+with open("overlay.png", "rb") as file:
+    content = file.read()
+for image in ("overlay.png", picture, np.asarray(picture), content):
     assert sent_image(image).base64
 for method in (result.to_supervision, result.to_fiftyone):
     try:

@@ -23,6 +23,7 @@ from simpleseg_server.engines.scripted import ScriptedEngine
 
 from .serving import TRIANGLE, serving
 
+PICTURE = str(Path(__file__).parents[2] / "examples" / "images" / "scene-04.png")
 BOX = "[0.25, 0.25, 0.75, 0.75]"
 
 
@@ -123,8 +124,8 @@ def test_version() -> None:
             ["segment", "nowhere.png", "a dog", "--url", "http://127.0.0.1:9"],
             "nowhere.png: No such",
         ),
-        (["segment", __file__, "a dog", "--url", "http://127.0.0.1:9"], "no server answers at"),
-        (["segment", __file__, "a dog", "--url", "localhost"], "must start with http"),
+        (["segment", PICTURE, "a dog", "--url", "http://127.0.0.1:9"], "no server answers at"),
+        (["segment", PICTURE, "a dog", "--url", "localhost"], "must start with http"),
         (
             ["batch", ".", "a dog", "-o", "/nowhere/x.jsonl", "--url", "http://127.0.0.1:9"],
             "/nowhere/x.jsonl: No such",
@@ -152,7 +153,7 @@ def test_failures_are_one_line(arguments: list[str], words: str) -> None:
 
 
 def test_an_error_of_the_server_is_one_line(url: str) -> None:
-    run = _command("segment", __file__, "a dog", "--url", url)
+    run = _command("segment", PICTURE, "a dog" * 4096, "--url", url)
     assert run.returncode == 1
     assert run.stderr.startswith("simpleseg: 4")
     assert len(run.stderr.strip().splitlines()) == 1

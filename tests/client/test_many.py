@@ -94,8 +94,7 @@ BAD = [PICTURES[0], "nowhere.png", b"no image", 3, PICTURES[1]]
 def test_errors_are_yielded_where_they_are_wanted(many: Many) -> None:
     outcomes = many(BAD, "a", on_error="yield")
     assert [type(outcome.error) for outcome in outcomes[:2]] == [type(None), FileNotFoundError]
-    assert type(outcomes[2].error).__name__ == "UnsupportedMediaTypeError"
-    assert type(outcomes[3].error) is InvalidInputError
+    assert [type(outcome.error) for outcome in outcomes[2:4]] == [InvalidInputError] * 2
     assert outcomes[4].result.status == "ok"
     with pytest.raises(FileNotFoundError):
         _ = outcomes[1].result

@@ -397,7 +397,7 @@ def test_G1_G2_the_embedded_engine_says_the_same_after_a_kill_and_a_stop() -> No
                     os.kill(pid_of(engine), harm)
                     assert await asyncio.gather(*tasks) == expected
             assert engine.restarts == {"killed": 1, "stopped": 1}
-            assert engine.tokenize("a dog")
+            assert await asyncio.to_thread(engine.tokenize, "a dog")
         finally:
             await engine.close()
 

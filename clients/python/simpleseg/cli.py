@@ -94,8 +94,8 @@ def serve(
     if check_config:
         typer.echo(loaded.render())
         return
-    begin_early(loaded.settings.engine, is_supervised=loaded.settings.supervise)
     with extra("server"), without_collection():
+        begin_early(loaded.settings.engine, is_supervised=loaded.settings.supervise)
         from simpleseg_server.serving import run
     failures: list[str] = []
 

@@ -130,15 +130,16 @@ def engine_of(settings: "Settings") -> "Engine":
     with extra("server"):
         from simpleseg_server.engines.choose import make_engine
     try:
-        return make_engine(
-            settings.engine,
-            checkpoint,
-            max_batch=settings.max_batch,
-            draft=settings.draft,
-            vllm_options=settings.vllm_options(),
-            upstreams=settings.remote_options(),
-            supervision=settings.supervision(),
-        )
+        with extra("server"):
+            return make_engine(
+                settings.engine,
+                checkpoint,
+                max_batch=settings.max_batch,
+                draft=settings.draft,
+                vllm_options=settings.vllm_options(),
+                upstreams=settings.remote_options(),
+                supervision=settings.supervision(),
+            )
     except ValueError as error:
         raise Failure(str(error)) from error
 

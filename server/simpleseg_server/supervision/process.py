@@ -169,7 +169,8 @@ class ProcessEngine:
         return self._metrics
 
     def tokenize(self, text: str) -> list[int]:
-        """Raises EngineDeadError where the process cannot tell."""
+        """For other threads than the event loop's, which it waits for. Raises EngineDeadError where
+        the process cannot tell."""
         assert self._loop is not None
         asked = asyncio.run_coroutine_threadsafe(self._tokenize(text), self._loop)
         return list(asked.result())
