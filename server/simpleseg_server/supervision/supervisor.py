@@ -134,10 +134,13 @@ class SupervisedEngine:
 
     def check_health(self) -> None:
         """Raise EngineAwayError where no engine is ready, EngineDeadError where none will be."""
-        if self._is_closed or not self._tasks:
-            raise EngineDeadError("the engine has not started, or is closed")
+        self._require_begun()
         if not self._ready:
             raise EngineAwayError(f"the engine is being restarted: {self.state}")
+
+    def _require_begun(self) -> None:
+        if self._is_closed or not self._tasks:
+            raise EngineDeadError("the engine has not started, or is closed")
 
     def tokenize(self, text: str) -> list[int]:
         for engine in self.engines:
@@ -147,6 +150,7 @@ class SupervisedEngine:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Stream the answer; closing the iterator cancels it. Raises EngineError."""
+        self._require_begun()
         if request in self._poison:
             raise PromptRefusedError("it has ended the engine before", "request_poisoned")
         flight = Flight(request)
