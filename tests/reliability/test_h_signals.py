@@ -14,8 +14,6 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from simpleseg_server.children import descendants, kill_children
-
 from ..server.processes import scripted_server, status_of, wait_for
 from .wire import Connection, ask, body_of, gauge, request
 
@@ -160,21 +158,32 @@ def test_H2_second_signal(tmp_path: Path, second: signal.Signals) -> None:
         assert client.result != 200
 
 
+_PARENT = """
+import subprocess, sys, time
+from simpleseg_server.children import descendants, kill_children
+
+stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stubborn!r}])"
+subprocess.Popen([sys.executable, "-c", nested])
+while len(started := list(descendants())) < 2:
+    time.sleep(0.01)
+kill_children()
+print(*started)
+"""
+
+
 def test_H2_children_are_reaped() -> None:
     """Of a process that ends itself so, none is left, whatever they do with signals."""
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-    nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stubborn!r}])"
-    before = set(descendants())
-    with subprocess.Popen([sys.executable, "-c", nested]):
-        wait_for(lambda: len(set(descendants()) - before) == 2)
-        started = [psutil.Process(pid) for pid in set(descendants()) - before]
-        kill_children_but(before)
-        wait_for(lambda: not any(map(_is_running, started)))
+    run = subprocess.run([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, check=True)
+    started = [int(pid) for pid in run.stdout.split()]
+    assert len(started) == 2
+    wait_for(lambda: not any(map(_is_at_work, started)))
 
 
-def kill_children_but(spared: set[int]) -> None:
-    assert not spared, "another test left a process behind"
-    kill_children()
+def _is_at_work(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return _is_running(psutil.Process(pid))
+    return False
 
 
 def _is_running(process: psutil.Process) -> bool:
