@@ -89,13 +89,14 @@ def test_waiting_for_a_slot_counts(make_client: MakeClient, image64: str) -> Non
     assert len(engine.requests) == 1
 
 
-def test_a_deadline_long_past_is_answered_without_the_engine(
+def test_a_deadline_that_passes_before_the_engine_could_begin_is_told_at_once(
     client: Any, engine: PhraseEngine, image64: str
 ) -> None:
     engine.default = NOTHING
-    [result] = answer(client, image=image64, prompt="x", deadline_ms=1)["results"]
-    assert result["finish_reason"] == "deadline"
-    assert until(lambda: engine.running == 0)
+    refused = post(client, image=image64, prompt="x", deadline_ms=1)
+    assert refusal(refused) == (503, "deadline_exceeded", None)
+    assert "retry-after" in refused.headers
+    assert not engine.requests
 
 
 def test_the_server_s_limit_holds_without_a_deadline(make_client: MakeClient, image64: str) -> None:

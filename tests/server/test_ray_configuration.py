@@ -42,7 +42,7 @@ def fleet() -> ModuleType:
 
 
 def test_a_fleet_grows_as_its_load(fleet: ModuleType) -> None:
-    small, large = (fleet.calculate(fleet.assumed([], gpus)) for gpus in (100, 1000))
+    small, large = (fleet.calculate(fleet.assumed([], gpus)) for gpus in (96, 960))  # whole racks
     for group, name in (("front_ends", "files_in_gbit_s"), ("failures", "gpu_failures_per_day")):
         assert large[group][name] == pytest.approx(10 * small[group][name], rel=0.1)
     assert large["fan_out"]["connections"] > 80 * small["fan_out"]["connections"]

@@ -177,7 +177,7 @@ def test_a_run_that_goes_on_sees_the_rest_of_the_epoch_in_the_same_order(
     settings = SftConfig.model_validate(config)
     sft.train(settings, tmp_path / "whole")
     whole = [*order]
-    assert len(set(whole[-24:])) == 16  # all pairs, and some of them a second time
+    assert len(whole) >= 24 > len(set(whole))  # an epoch, and then some of it a second time
     order.clear()
     with pytest.raises(Stopped):
         sft.train(settings, tmp_path / "halves", stop)
