@@ -26,6 +26,7 @@ REASONS = {
     "installs",
     "needs a GPU",
     "needs Docker",
+    "needs Ray",
     "needs a cluster",
     "needs vLLM",
     "needs other servers",
