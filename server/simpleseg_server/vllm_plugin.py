@@ -92,6 +92,7 @@ class SegmentPlugin:
         keeper.open()
         await keeper.settled()
         if keeper.health().status != "ready":
+            await self._close()
             raise RuntimeError("simpleseg cannot serve this model: see the log above")
 
     def _closing(self, around: Any) -> Any:
