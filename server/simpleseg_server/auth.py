@@ -13,11 +13,12 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from simpleseg_server.config import Settings, Tool
+from simpleseg_server.config import Settings
 from simpleseg_server.errors import ApiError
 from simpleseg_server.keys import Key, KeyRing
 from simpleseg_server.middleware import refuse
 from simpleseg_server.quota import Quotas
+from simpleseg_server.setting_kinds import Tool
 from simpleseg_server.telemetry import Metrics
 
 PROBES = frozenset({"/livez", "/readyz", "/health", "/ping", "/v1/health/live", "/v1/health/ready"})

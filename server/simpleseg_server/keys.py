@@ -21,7 +21,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from simpleseg_server.config import ConfigError, Positive, Secret, Settings
+from simpleseg_server.config import ConfigError, Settings
+from simpleseg_server.setting_kinds import Positive, Secret
 from simpleseg_server.sources import read_text
 
 RELOAD_AFTER_S = 1.0

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from fastapi import APIRouter
 
-from simpleseg_server.config import Tool
 from simpleseg_server.routes.compat import label_studio, moondream, roboflow, x_anylabeling
+from simpleseg_server.setting_kinds import Tool
 
 _ROUTERS: Mapping[Tool, APIRouter] = {
     "label-studio": label_studio.router,
