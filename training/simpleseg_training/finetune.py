@@ -209,6 +209,8 @@ def run(
     if trainer.is_world_process_zero():
         write_run_curves(out / LOG_FILE, out / "curves.png")
     export_run(trainer, start.files, out / "checkpoint")
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()  # the threads of its process group may abort a later exit
     return out / "checkpoint"
 
 
