@@ -21,9 +21,8 @@ import json
 import logging
 import multiprocessing
 import random
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,18 +222,21 @@ def memory_mib(pid: int, name: str) -> float:
 
 
 @contextmanager
-def served() -> Iterator[tuple[str, int]]:
+def served(serve: Callable[..., None], *options: Any) -> Iterator[tuple[str, int]]:
+    """The URL and process id of a server that ``serve(port, *options)`` runs, once it is ready."""
     port = free_port()
-    process = SPAWN.Process(target=serve, args=(port,), daemon=True)
+    process = SPAWN.Process(target=serve, args=(port, *options), daemon=True)
     process.start()
     url = f"http://127.0.0.1:{port}"
     try:
         while not is_ready(url):
-            time.sleep(0.1)
+            process.join(0.1)
+            if not process.is_alive():
+                raise SystemExit("the server did not start")
         assert process.pid is not None
         yield url, process.pid
     finally:
-        process.terminate()
+        process.kill()
         process.join(20)
 
 
@@ -268,7 +270,7 @@ def main() -> None:
     options = parser.parse_args()
     count = options.requests or (QUICK_REQUESTS if options.quick else REQUESTS)
     figures = provenance("fastapi", "uvicorn", "pillow", model=None, inputs="a seeded mix, seed 0")
-    with served() as (url, pid):
+    with served(serve) as (url, pid):
         figures |= asyncio.run(measure(count, url, pid))
     if options.json:
         print(json.dumps(figures))

@@ -19,8 +19,6 @@ import os
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +26,15 @@ import httpx2
 import uvicorn
 from memory import (
     KEPT_BYTES,
-    SPAWN,
     UNDER_WAY,
     ForgetfulEngine,
     Mix,
-    is_ready,
     memory_mib,
     reply,
     send,
+    served,
 )
 from provenance import provenance
-from sides import free_port
 
 from simpleseg_server.app import create_app
 from simpleseg_server.config import Settings
@@ -90,22 +86,6 @@ def serve(port: int, leak_every: int) -> None:
     app.add_api_route("/-/held", held)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     asyncio.run(server.serve([bind("127.0.0.1", port, "port")]))
-
-
-@contextmanager
-def served(leak_every: int) -> Iterator[tuple[str, int]]:
-    port = free_port()
-    process = SPAWN.Process(target=serve, args=(port, leak_every), daemon=True)
-    process.start()
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while not is_ready(url):
-            process.join(0.1)
-        assert process.pid is not None
-        yield url, process.pid
-    finally:
-        process.kill()
-        process.join(20)
 
 
 async def drive(url: str, count: int, mix: Mix) -> Counter[str]:
@@ -166,7 +146,7 @@ def main() -> None:
     options = parser.parse_args()
     count = options.requests or (QUICK_REQUESTS if options.quick else REQUESTS)
     figures = provenance("fastapi", "uvicorn", "pillow", model=None, inputs="a seeded mix, seed 0")
-    with served(max(5, count // 100) if options.leak else 0) as (url, pid):
+    with served(serve, max(5, count // 100) if options.leak else 0) as (url, pid):
         figures |= {"leak": options.leak} | asyncio.run(measure(count, url, pid))
     if options.json:
         print(json.dumps(figures))
