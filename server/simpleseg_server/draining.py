@@ -80,6 +80,7 @@ class MainServer(uvicorn.Server):
         if self.should_exit:
             _exit_at_once(128 + sig)
         self.should_exit = True
+        self.config.is_draining = True  # uvicorn looks for its end every tenth of a second
         self._services.keeper.drain()
         # Unhandled, the alarm ends the process, whatever of it hangs.
         signal.setitimer(signal.ITIMER_REAL, self._settings.shutdown_timeout_s + 3 * _END_S)
