@@ -10,6 +10,7 @@ import re
 import socket
 from asyncio import TimerHandle
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -287,7 +288,8 @@ class CarefulProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         self.flow.resume_reading()
-        self.transport.write_eof()
+        with suppress(OSError):  # of a client that has reset the connection, which we hear of next
+            self.transport.write_eof()
         self._linger(self.loop.time() + self._care.write_timeout_s)
 
     def _linger(self, until: float) -> None:

@@ -255,4 +255,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return white
     if image.mode not in _PLAIN_MODES:
         raise ValueError(image.mode)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
