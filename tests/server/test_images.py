@@ -226,12 +226,14 @@ def test_scaling_down_keeps_the_aspect_and_never_scales_up() -> None:
     assert read(encoded(noise()), EngineSize(max_pixels=10**6)).pixels_hw3.shape == (64, 96, 3)
 
 
-def test_a_large_jpeg_is_drafted_close_to_the_full_decode() -> None:
+@pytest.mark.parametrize("wanted", [(160, 120), (500, 375)])
+def test_a_large_jpeg_is_drafted_close_to_the_full_decode(wanted: tuple[int, int]) -> None:
+    width, height = wanted
     ramp = np.linspace(0, 255, 1600).astype(np.uint8)
     picture = Image.fromarray(np.broadcast_to(ramp[None, :, None], (1200, 1600, 3)).copy())
     picture = picture.transpose(Image.Transpose.ROTATE_90)
-    drafted = read(encoded(picture, "JPEG", quality=95), EngineSize(max_pixels=160 * 120))
-    full = np.asarray(picture.resize((120, 160), Image.Resampling.BICUBIC))
+    drafted = read(encoded(picture, "JPEG", quality=95), EngineSize(max_pixels=width * height))
+    full = np.asarray(picture.resize((height, width), Image.Resampling.BICUBIC))
     assert drafted.size == ImageSize(1600, 1200)
     assert drafted.pixels_hw3.shape == full.shape
     assert np.abs(drafted.pixels_hw3.astype(int) - full).max() <= 4
