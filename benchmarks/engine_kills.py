@@ -150,7 +150,7 @@ class Clients:
 
     def _judge(self, results: Any, question: Question, known: int) -> None:
         if question.points is None:
-            is_right = results == self._answers[known]
+            is_right = _are_same(results, self._answers[known])
         else:
             is_right = results[0].get("polygons") == [question.points]
         if is_right:
@@ -158,6 +158,18 @@ class Clients:
             self.seen.successes.append(time.perf_counter())
         else:
             self.seen.wrong += 1
+
+
+def _are_same(given: list[dict[str, Any]], known: list[dict[str, Any]]) -> bool:
+    """All but the last digits of scores, which the other requests of a batch have a part in."""
+
+    def scores(results: list[dict[str, Any]]) -> list[float]:
+        return [one.get("score") or 0.0 for one in results]
+
+    def rest(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{**one, "score": None} for one in results]
+
+    return rest(given) == rest(known) and np.allclose(scores(given), scores(known), atol=1e-4)
 
 
 async def harmed(
