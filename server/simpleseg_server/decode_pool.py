@@ -31,6 +31,8 @@ WALL_FACTOR = 5
 _PATIENCE_S = 10.0
 """For the process that forks: to start, to fork, to end."""
 _MODULE = "simpleseg_server.decode_process"
+_RETURNED_BYTES = 2**20
+"""Pieces of memory from this size on are not kept for later (glibc; others do not look)."""
 
 
 class NoDecoderError(Exception):
@@ -225,9 +227,11 @@ def _speaks(channel: socket.socket) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    """Of the server's only where libraries are: the rest holds keys."""
+    """Of the server's only where libraries are: the rest holds keys. And that the memory of a large
+    picture goes back to the system when it has been read."""
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    return {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **kept}
+    path = os.pathsep.join(filter(None, sys.path))
+    return {"PYTHONPATH": path, "MALLOC_MMAP_THRESHOLD_": str(_RETURNED_BYTES), **kept}
 
 
 def _ask(channel: socket.socket, reading: Reading, timeout_s: float) -> Picture:
