@@ -184,6 +184,16 @@ def test_a_fault_of_the_work_ends_the_run(tmp_path: Path) -> None:
         list(spread(blocks, Shards(str(tmp_path)), make, lambda item: {}, workers=1))
 
 
+def test_workers_that_die_of_everything_end_the_run_and_blame_no_record(tmp_path: Path) -> None:
+    def make() -> Work:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    with pytest.raises(WorkerError, match="whatever they are given"):
+        list(spread(cut([1, 2], str, 2), Shards(str(tmp_path)), make, lambda item: {}, workers=1))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_batch_asks_a_server_from_several_processes(folder: Path, scripted_url: str) -> None:
     (folder / "photos/broken.png").write_bytes(b"no picture")
     alone, shards, joined = folder / "alone.jsonl", folder / "answers", folder / "joined.jsonl"

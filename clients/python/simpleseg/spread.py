@@ -33,7 +33,7 @@ def spread(
     of a worker that is killed in another. The records of a block that ended workers ``TRIES`` times
     are tried one by one; what ends workers alone, too, gets the line of ``died``. Uses the cluster
     that ``RAY_ADDRESS`` names, else processes of this machine. Raises WorkerError where ``Work``
-    raises anything.
+    raises anything, and where no record of several lives.
     """
     ray: Any = import_module("ray")
     if not ray.is_initialized():
@@ -44,6 +44,8 @@ def spread(
     for block in left.values():
         alone = [Block(str(number), [item]) for number, item in enumerate(block.items)]
         done = dict(_pass(alone, make, None, workers))
+        if not done and len(alone) > 1:  # no fault of theirs
+            raise WorkerError("workers die of whatever they are given: is there memory enough?")
         lines = [done.get(one.name) or [died(one.items[0])] for one in alone]
         shards.write(block.name, [*block.kept, *(line for (line,) in lines)])
         yield block
