@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,10 +16,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from simpleseg.batch.journal import is_error
 from simpleseg.cli import app
-from simpleseg.spread import Work, spread
+from simpleseg.shards import Shards, cut
+from simpleseg.spread import Work, WorkerError, spread
 
-from ..server.processes import scripted_server
+from ..server.processes import scripted_server, wait_for
 
 pytestmark = pytest.mark.ray
 
@@ -49,16 +53,19 @@ class Part:
 def detector(labels):
     return Part()
 """
-IMAGES = 64
+IMAGES, SHARD = 64, 8
+ON_RAY = ("--ray", "--workers", "2", "--shard-size", str(SHARD))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray_here() -> Iterator[None]:
-    """Two CPUs, and no cluster of anybody else's."""
+def cluster() -> Iterator[str]:
+    """The address of two CPUs, which are no cluster of anybody else's."""
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=2**28)
-    yield
+    started = ray.init(
+        address="local", num_cpus=2, include_dashboard=False, object_store_memory=2**28
+    )
+    yield started.address_info["gcs_address"]
     ray.shutdown()
 
 
@@ -73,10 +80,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def arguments(folder: Path, out: str) -> list[str]:
+    place = ["annotate", str(folder / "photos"), "-o", str(folder / out), "--labels", "square"]
+    parts = ["--detector", "python:own_parts.detector", "--segmenter", "python:own_parts.Part"]
+    return place + parts
+
+
 def annotate(folder: Path, out: str, *options: str) -> dict[str, Any]:
-    arguments = ["annotate", str(folder / "photos"), "-o", str(folder / out), "--labels", "square"]
-    arguments += ["--detector", "python:own_parts.detector", "--segmenter", "python:own_parts.Part"]
-    run = CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False)
+    run = CliRunner().invoke(app, [*arguments(folder, out), *options], catch_exceptions=False)
     counts: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     return counts
 
@@ -99,70 +110,147 @@ def kill_one(folder: Path) -> threading.Thread:
     return thread
 
 
-def test_a_killed_worker_changes_no_byte_of_the_pairs(folder: Path) -> None:
+def shards_of(out: Path) -> dict[str, list[dict[str, Any]]]:
+    """Each file's lines. Whatever begun file a killed process leaves is a failure, too."""
+    return {
+        path.name: [json.loads(line) for line in path.read_text().splitlines()]
+        for path in sorted(out.iterdir())
+    }
+
+
+def assert_once_each(out: Path) -> None:
+    shards = shards_of(out / "shards")
+    assert [len(lines) for lines in shards.values()] == [SHARD] * (IMAGES // SHARD)
+    names = [line["image"] for lines in shards.values() for line in lines]
+    assert names == [f"{number:03d}.png" for number in range(IMAGES)]
+
+
+def assert_same(folder: Path) -> None:
+    for name in ("pairs.jsonl", "counts.json", "contact-sheet.html"):
+        assert (folder / "spread" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+
+
+def test_annotate_worker_killed_changes_no_byte_of_the_pairs(folder: Path) -> None:
     annotate(folder, "whole")
-    for path in folder.glob("worker-*"):
-        path.unlink()
     killer = kill_one(folder)
-    counts = annotate(folder, "spread", "--ray", "--workers", "2")
+    counts = annotate(folder, "spread", *ON_RAY)
     killer.join(10)
     assert (folder / "killed").exists()
     assert counts["images"] == IMAGES
-    for name in ("pairs.jsonl", "counts.json", "contact-sheet.html"):
-        assert (folder / "spread" / name).read_bytes() == (folder / "whole" / name).read_bytes()
-    lines = (folder / "spread/journal.jsonl").read_text().splitlines()
-    assert len(lines) == 1 + IMAGES, "an image was done twice"
+    assert_same(folder)
+    assert_once_each(folder / "spread")
 
 
-def test_a_picture_that_ends_its_workers_is_quarantined_alone(folder: Path) -> None:
+def test_annotate_command_killed_goes_on_with_the_shards_that_are_missing(
+    folder: Path, cluster: str
+) -> None:
+    annotate(folder, "whole")
+    shards = folder / "spread/shards"
+    path = os.pathsep.join([str(folder), *sys.path])
+    environ = os.environ | {"RAY_ADDRESS": cluster, "PYTHONPATH": path}
+    command = [sys.executable, "-m", "simpleseg.cli", *arguments(folder, "spread"), *ON_RAY]
+    process = subprocess.Popen(command, env=environ)
+    wait_for(lambda: process.poll() is not None or any(shards.glob("part-*")))
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    done = {path: path.stat().st_mtime_ns for path in shards.glob("part-*")}
+    assert 0 < len(done) < IMAGES // SHARD
+    annotate(folder, "spread", *ON_RAY)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert_same(folder)
+    assert_once_each(folder / "spread")
+
+
+def test_annotate_poison_picture_is_quarantined_alone(folder: Path) -> None:
     Image.new("RGB", (40, 40), (255, 0, 0)).save(folder / "photos/poison.png")
     (folder / "photos/broken.png").write_bytes(b"no picture")
-    counts = annotate(folder, "out", "--ray", "--workers", "2")
+    counts = annotate(folder, "out", *ON_RAY)
     assert counts["quarantined_images"] == 1
     assert counts["unreadable_images"] == 1
     assert counts["objects"] == IMAGES
-    again = annotate(folder, "out", "--ray", "--workers", "2")
+    again = annotate(folder, "out", *ON_RAY)
     assert again == counts
 
 
-def test_a_fault_of_the_work_ends_the_run() -> None:
-    from simpleseg.spread import WorkerError
-
+def test_a_fault_of_the_work_ends_the_run(tmp_path: Path) -> None:
     def make() -> Work:
         def work(items: Sequence[Any]) -> list[Any]:
             raise ValueError("no such thing")
 
         return work
 
+    blocks = cut([1, 2], str, 1)
     with pytest.raises(WorkerError, match="ValueError: no such thing"):
-        list(spread([1, 2], make, workers=1))
+        list(spread(blocks, Shards(str(tmp_path)), make, lambda item: {}, workers=1))
+
+
+def test_workers_that_die_of_everything_end_the_run_and_blame_no_record(tmp_path: Path) -> None:
+    def make() -> Work:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    with pytest.raises(WorkerError, match="whatever they are given"):
+        list(spread(cut([1, 2], str, 2), Shards(str(tmp_path)), make, lambda item: {}, workers=1))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_batch_asks_a_server_from_several_processes(folder: Path, scripted_url: str) -> None:
     (folder / "photos/broken.png").write_bytes(b"no picture")
-    arguments = ["batch", str(folder / "photos"), "the dog", "--url", scripted_url]
-    alone, spread_out = folder / "alone.jsonl", folder / "spread.jsonl"
-    for out, options in ((alone, []), (spread_out, ["--ray", "--workers", "2"])):
-        run = CliRunner().invoke(
-            app, [*arguments, "-o", str(out), *options], catch_exceptions=False
-        )
-        assert run.exit_code == 0, run.stderr
-    assert results(alone) == results(spread_out)
+    alone, shards, joined = folder / "alone.jsonl", folder / "answers", folder / "joined.jsonl"
+    batch(folder, scripted_url, alone)
+    said = batch(folder, scripted_url, shards, *ON_RAY)
+    assert f"{IMAGES + 1} of {IMAGES + 1} items answered, 1 with an error" in said
+    joined.write_bytes(b"".join(path.read_bytes() for path in sorted(shards.iterdir())))
+    assert results(alone) == results(joined)
     assert len(results(alone)) == IMAGES + 1
-    size = spread_out.stat().st_size
-    CliRunner().invoke(app, [*arguments, "-o", str(spread_out), "--ray"], catch_exceptions=False)
-    assert spread_out.stat().st_size == size
+
+    before = {path: path.stat().st_mtime_ns for path in shards.iterdir()}
+    batch(folder, scripted_url, shards, *ON_RAY)
+    assert {path: path.stat().st_mtime_ns for path in shards.iterdir()} == before
+    size = joined.stat().st_size
+    batch(folder, scripted_url, joined.with_suffix(".json"))
+    assert joined.stat().st_size == size, "a run without Ray does not take the answers as its own"
+
+    lines = [line for lines in shards_of(shards).values() for line in lines]
+    kept = [line for line in lines if not is_error(line)]
+    Image.new("RGB", (40, 40), (1, 2, 3)).save(folder / "photos/broken.png")
+    said = batch(folder, scripted_url, shards, *ON_RAY, "--retry-errors")
+    assert f"{IMAGES + 1} of {IMAGES + 1} items answered;" in said
+    lines = [line for lines in shards_of(shards).values() for line in lines]
+    assert len(lines) == IMAGES + 1
+    assert all(line in lines for line in kept)
+
+
+def test_what_a_server_refuses_ends_a_batch_and_is_asked_again(
+    folder: Path, scripted_url: str
+) -> None:
+    command = ["batch", str(folder / "photos"), "the dog", "-o", str(folder / "answers"), *ON_RAY]
+    run = CliRunner().invoke(app, [*command, "--url", "http://127.0.0.1:9"])
+    assert run.exit_code == 1
+    assert f"0 of {IMAGES} items answered; the same command goes on" in str(run.exception)
+    assert not shards_of(folder / "answers")
+    batch(folder, scripted_url, folder / "answers", *ON_RAY)
+    assert sum(map(len, shards_of(folder / "answers").values())) == IMAGES
+
+
+def batch(folder: Path, url: str, out: Path, *options: str) -> str:
+    command = ["batch", str(folder / "photos"), "the dog", "--url", url, "-o", str(out), *options]
+    run = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert run.exit_code == 0, run.stderr
+    return run.stderr
 
 
 def results(path: Path) -> dict[str, Any]:
     """By item, what does not depend on when it was asked."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    found = {line["custom_id"]: line["response"] for line in lines}
+    found = {line["custom_id"]: _said(line) for line in lines}
     assert len(found) == len(lines), "an item was answered twice"
-    return {
-        name: (said["status_code"], [one["polygons"] for one in said["body"].get("results", [])])
-        for name, said in found.items()
-    }
+    return found
+
+
+def _said(line: dict[str, Any]) -> Any:
+    body = line["response"]["body"]
+    return body["error"]["code"] if is_error(line) else [one["polygons"] for one in body["results"]]
 
 
 @pytest.fixture

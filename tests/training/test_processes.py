@@ -5,10 +5,12 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
@@ -21,6 +23,7 @@ from torch.multiprocessing.spawn import start_processes
 from simpleseg_server.engines.base import GenerationRequest
 from simpleseg_server.engines.scripted import ScriptedEngine
 from simpleseg_training import sft
+from simpleseg_training.finetune import last_state
 from simpleseg_training.model import ModelSize
 from simpleseg_training.optimizer import muon_and_adamw
 from simpleseg_training.pairs import Pair
@@ -73,6 +76,12 @@ def _inline(value: Any) -> str:
 
 
 def _launch(stage: str, config: dict[str, Any], out: Path) -> None:
+    process = _start(stage, config, out)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors[-4000:]
+
+
+def _start(stage: str, config: dict[str, Any], out: Path) -> subprocess.Popen[str]:
     """``accelerate launch`` of ``simpleseg train``, on two processes."""
     file = out.with_suffix(".toml")
     file.write_text(_toml(config))
@@ -84,8 +93,9 @@ def _launch(stage: str, config: dict[str, Any], out: Path) -> None:
     launcher += ["--main_process_port", str(port), "-m", "simpleseg.cli"]
     command = [*launcher, "train", stage, str(file), "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr[-4000:]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 def _column(out: Path, name: str) -> list[float]:
@@ -119,6 +129,37 @@ def test_two_processes_learn_what_one_does(config: dict[str, Any], tmp_path: Pat
     _assert_alike(tmp_path / "one", tmp_path / "two", Path(config["model"]["path"]))
     names = {path.name for path in (tmp_path / "one/checkpoint").iterdir()}
     assert {path.name for path in (tmp_path / "two/checkpoint").iterdir()} == names
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_killed_go_on_to_what_one_learns(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    sft.train(SftConfig.model_validate(config), tmp_path / "one")
+    two = tmp_path / "two"
+    process = _start("sft", config, two)
+    while last_state(two) is None:
+        assert process.poll() is None, process.communicate()[1][-4000:]
+        time.sleep(0.01)
+    launcher = psutil.Process(process.pid)
+    for one in [*launcher.children(recursive=True), launcher]:
+        one.kill()
+    process.communicate()
+    assert len(_column(two, "loss")) < 6, "it had ended before it was killed"
+    _launch("sft", config, two)
+    assert _column(two, "loss")[-2:] == pytest.approx(
+        _column(tmp_path / "one", "loss")[-2:], rel=1e-3
+    )
+    _assert_alike(tmp_path / "one", two, Path(config["model"]["path"]))
+
+
+def test_a_state_that_was_not_saved_whole_is_not_gone_on_from(tmp_path: Path) -> None:
+    for name in ("checkpoint-9/trainer_state.json", "checkpoint-10/trainer_state.json"):
+        (tmp_path / "state" / name).parent.mkdir(parents=True)
+        (tmp_path / "state" / name).touch()
+    (tmp_path / "state/checkpoint-11").mkdir()
+    assert last_state(tmp_path) == tmp_path / "state/checkpoint-10"
+    assert last_state(tmp_path / "elsewhere") is None
 
 
 @pytest.mark.slow

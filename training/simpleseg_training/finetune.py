@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from simpleseg_polygon.metrics import giou
 from simpleseg_training.curves import write_run_curves
@@ -60,10 +60,10 @@ def begin(config: ModelConfig, out: Path) -> tuple[Start, Any]:
 
 
 def last_state(out: Path) -> Path | None:
-    """Where a run that was stopped goes on from."""
-    state = out / "state"
-    found = get_last_checkpoint(state) if state.is_dir() else None
-    return None if found is None else Path(found)
+    """Where a run that was stopped goes on from: the last state that was saved whole. The file that
+    tells is the one that the trainer writes last."""
+    whole = [path.parent for path in (out / "state").glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def optimizer_of(model: nn.Module, config: Optimisation) -> Optimizer:

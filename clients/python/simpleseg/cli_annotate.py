@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,14 +18,17 @@ from simpleseg.cli_data import (
     contours_of,
     counter,
 )
-from simpleseg.cli_support import Failure, RayOption, WorkersOption, extra
-from simpleseg.spread import Died, Work, WorkerError, spread
+from simpleseg.cli_support import Failure, RayOption, ShardSizeOption, WorkersOption, extra
+from simpleseg.shards import ForeignShardsError, Line, Shards, cut
+from simpleseg.spread import Work, WorkerError, spread
 
 if TYPE_CHECKING:
     from simpleseg_training.annotate.parts import Describer
-    from simpleseg_training.annotate.pipeline import Entries, Parts, Plan
+    from simpleseg_training.annotate.pipeline import Parts, Plan
 
 KEY = "SIMPLESEG_DESCRIBE_KEY"
+SHARDS = "shards"
+"""In the output's folder, with --ray: what was done to each image."""
 
 
 class Form(StrEnum):
@@ -71,6 +73,7 @@ def annotate(
     epsilon: EpsilonOption = 0.005,
     ray: RayOption = False,
     workers: WorkersOption = 2,
+    shard_size: ShardSizeOption = 128,
 ) -> None:
     """Detect, segment, outline, describe, filter: photographs become instruction pairs.
 
@@ -80,7 +83,7 @@ def annotate(
     with extra("annotate"):
         from simpleseg_training.annotate.describe import Unavailable
         from simpleseg_training.annotate.gate import Gate
-        from simpleseg_training.annotate.pipeline import Plan, annotate_by
+        from simpleseg_training.annotate.pipeline import Plan
         from simpleseg_training.annotate.pipeline import annotate as run
     words = [label.strip() for label in labels.split(",") if label.strip()]
     models = _Models(detector, segmenter, words, describe, describe_model, marked)
@@ -95,11 +98,10 @@ def annotate(
         )
         with extra("ray" if ray else "annotate"):
             if ray:
-                spread_out = _spread_out(plan, models, workers)
-                counts = annotate_by(plan, models.names, spread_out, counter("images"))
+                counts = _on_ray(plan, models, workers, shard_size)
             else:
                 counts = run(plan, models.load(), counter("images"))
-    except (ValueError, Unavailable, WorkerError) as error:
+    except (ValueError, Unavailable, WorkerError, ForeignShardsError) as error:
         raise Failure(str(error)) from error
     typer.echo(json.dumps(counts))
 
@@ -142,18 +144,28 @@ class _Models:
         return ModelDescriber(self.describe, self.describe_model, os.environ.get(KEY), self.marked)
 
 
-def _spread_out(plan: "Plan", models: _Models, workers: int) -> "Entries":
-    """Images done by workers on Ray; one that ends its worker again and again is quarantined."""
-    from simpleseg_training.annotate.pipeline import QUARANTINED
+def _on_ray(plan: "Plan", models: _Models, workers: int, shard_size: int) -> dict[str, Any]:
+    """Images done by workers, then pairs by this process; the counts. An image that ends its worker
+    again and again is quarantined."""
+    from simpleseg_training.annotate.pipeline import QUARANTINED, image_names, settings, write
 
     def make() -> Work:
         from simpleseg_training.annotate.pipeline import annotated
 
         parts = models.load()
-        return lambda names: [annotated(plan, parts, name) for name in names]
+        return lambda names: [{"image": name, **annotated(plan, parts, name)} for name in names]
 
-    def entries(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name, entry in spread(names, make, workers=workers):
-            yield name, {"fault": QUARANTINED} if isinstance(entry, Died) else entry
+    def died(name: str) -> Line:
+        return {"image": name, "fault": QUARANTINED}
 
-    return entries
+    names, asked = image_names(plan.images), json.dumps(settings(plan, models.names))
+    shards = Shards(str(plan.out / SHARDS))
+    blocks = cut(names, lambda name: f"{asked} {name}", shard_size)
+    left = shards.missing(blocks)
+    done = len(names) - sum(len(block.items) for block in left)
+    progress = counter("images")
+    for block in spread(left, shards, make, died, workers=workers):
+        done += len(block.items)
+        progress(done, len(names))
+    entries = (entry for block in blocks for entry in shards.read(block.name))
+    return write(plan, [(entry["image"], entry) for entry in entries])

@@ -3,26 +3,29 @@
 import asyncio
 import signal
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
-from functools import partial
-from pathlib import Path
-from typing import Annotated
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Unpack
 
 import typer
 
 from simpleseg.async_client import AsyncSimpleSeg
-from simpleseg.batch import BatchError, on_ray
+from simpleseg.batch import BatchError
 from simpleseg.batch.coco import check_for_coco, write_coco
 from simpleseg.batch.journal import Journal, drop_failed
-from simpleseg.batch.run import Halt, Run
+from simpleseg.batch.on_ray import Spread
+from simpleseg.batch.run import Halt, Run, missing
 from simpleseg.batch.source import Source, read_source
 from simpleseg.cli_support import (
     ANSWER_TIMEOUT_S,
+    ClientOptions,
     EngineName,
     EngineOption,
     Failure,
     ModelOption,
     RayOption,
+    ShardSizeOption,
     UrlOption,
     WorkersOption,
     connection,
@@ -30,8 +33,10 @@ from simpleseg.cli_support import (
 )
 from simpleseg.progress import progress_bar
 from simpleseg.retry import RetryBudget
+from simpleseg.shards import ForeignShardsError, Shards
 from simpleseg.spread import WorkerError
 
+_FILES = (".jsonl", ".json")
 _MAX_RETRIES = 5  # nobody waits at a prompt, and a server may be restarted meanwhile
 _INTERRUPTED = 130  # as a shell has it: 128 and the signal's number
 
@@ -49,8 +54,12 @@ def batch(
     ] = None,
     *,
     output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="answers.jsonl, or dataset.json for COCO."),
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            help="answers.jsonl, or dataset.json for COCO; with --ray the path or URL of a folder.",
+        ),
     ],
     concurrency: Annotated[int, typer.Option(min=1, help="Images asked about at once.")] = 8,
     retry_errors: Annotated[
@@ -62,6 +71,7 @@ def batch(
     model: ModelOption = None,
     ray: RayOption = False,
     workers: WorkersOption = 2,
+    shard_size: ShardSizeOption = 128,
 ) -> None:
     """Segment many images. The same command again goes on where the last one ended.
 
@@ -69,32 +79,69 @@ def batch(
     POST /segment, or a line of OpenAI's batch format for /v1/segment, whose image may be
     {"path": PATH}. Paths are relative to the file's folder. Answers are lines of OpenAI's batch
     output, one for each custom_id. A COCO data set is made of them at the end; they stand beside
-    it, in a .jsonl.
+    it, in a .jsonl. With --ray they are in several .jsonl, which together are such a file.
     """
-    as_coco = output.suffix == ".json"
-    if not as_coco and output.suffix != ".jsonl":
-        raise Failure(f"{output}: the output is a .jsonl file, or a .json file for COCO", status=2)
-    answers = output.with_suffix(".jsonl")
+    if ray == (PurePath(output).suffix in _FILES):
+        wanted = "a folder" if ray else "a .jsonl file, or a .json file for COCO"
+        raise Failure(f"{output}: the output is {wanted}", status=2)
+    how = _How(url, model, engine, concurrency, retry_errors)
     try:
         with extra("ray"):
             entries = read_source(source, phrase or [], max_points)
-        if as_coco:
-            check_for_coco(entries)
-        if answers.exists() and Path(source).exists() and answers.samefile(source):
-            raise BatchError(f"{answers} is the input")
-        if retry_errors and answers.exists():
-            drop_failed(answers)
-        with Journal(answers) as journal:
-            check_same(entries, journal, answers)
-            if ray:
-                _fill_on_ray(entries, journal, workers, url, model, engine)
-            else:
-                asyncio.run(_fill(entries, journal, concurrency, url, model, engine))
-            if as_coco:
-                write_coco(output, entries, journal)
-            typer.echo(f"{_counts(entries, journal)}; wrote {output}", err=True)
-    except (BatchError, WorkerError) as error:
+        if ray:
+            with extra("ray"):
+                _into_shards(Spread(entries, Shards(output), shard_size), how, workers)
+        else:
+            _into_file(entries, Path(output), Path(source), how)
+    except (BatchError, ForeignShardsError) as error:
         raise Failure(str(error)) from error
+
+
+@dataclass(frozen=True)
+class _How:
+    """Who is asked, and how many images at once."""
+
+    url: str | None
+    model: str | None
+    engine: EngineName
+    concurrency: int
+    retry_errors: bool
+
+    def connect(
+        self, **options: Unpack[ClientOptions]
+    ) -> AbstractAsyncContextManager[AsyncSimpleSeg]:
+        options = {"timeout": ANSWER_TIMEOUT_S, "max_retries": _MAX_RETRIES, **options}
+        return connection(self.url, self.model, self.engine, **options)
+
+
+def _into_file(source: Source, output: Path, place: Path, how: _How) -> None:
+    answers = output.with_suffix(".jsonl")
+    as_coco = output != answers
+    if as_coco:
+        check_for_coco(source)
+    if answers.exists() and place.exists() and answers.samefile(place):
+        raise BatchError(f"{answers} is the input")
+    if how.retry_errors and answers.exists():
+        drop_failed(answers)
+    with Journal(answers) as journal:
+        check_same(source, journal, answers)
+        asyncio.run(_fill(source, journal, how))
+        if as_coco:
+            write_coco(output, source, journal)
+        typer.echo(f"{_counts(source, journal)}; wrote {output}", err=True)
+
+
+def _into_shards(spread: Spread, how: _How, workers: int) -> None:
+    if how.retry_errors:
+        spread.retry_errors()
+    try:
+        with progress_bar(spread.total, done=spread.answered) as advance:
+            spread.fill(how.connect, how.concurrency, workers, advance)
+    except WorkerError as error:
+        words = _in_words(spread.answered, spread.total, spread.failed())
+        raise Failure(f"{error}: {words}; the same command goes on") from error
+    words = _in_words(spread.answered, spread.total, spread.failed())
+    typer.echo(f"{words}; wrote {spread.shards.place}", err=True)
 
 
 def check_same(source: Source, journal: Journal, path: Path) -> None:
@@ -107,64 +154,24 @@ def check_same(source: Source, journal: Journal, path: Path) -> None:
             )
 
 
-async def _fill(
-    source: Source,
-    journal: Journal,
-    concurrency: int,
-    url: str | None,
-    model: str | None,
-    engine: EngineName,
-) -> None:
+async def _fill(source: Source, journal: Journal, how: _How) -> None:
     """Answer what is missing. Raises Failure where that ends early."""
-    total, done = _progress(source, journal)
+    total, done = len(source.digests), len(source.digests.keys() & journal.marks.keys())
     if done == total:
         return
-    if url is not None:  # a wrong address is told at once, not after all retries
-        async with AsyncSimpleSeg(url, max_retries=0) as client:
+    if how.url is not None:  # a wrong address is told at once, not after all retries
+        async with AsyncSimpleSeg(how.url, max_retries=0) as client:
             await client.models()
-    budget = RetryBudget(capacity=_MAX_RETRIES * concurrency)
+    budget = RetryBudget(capacity=_MAX_RETRIES * how.concurrency)
     halt = Halt()
-    async with connection(
-        url,
-        model,
-        engine,
-        timeout=ANSWER_TIMEOUT_S,
-        max_retries=_MAX_RETRIES,
-        retry_budget=budget,
-    ) as client:
+    async with how.connect(retry_budget=budget) as client:
         with progress_bar(total, done=done) as advance, _stoppable(halt):
-            run = Run(source, journal, client, halt, advance)
-            await run.run(concurrency)
-    _check_ended(halt, source, journal)
 
+            def record(line: dict[str, Any]) -> None:
+                journal.append(line)
+                advance()
 
-def _fill_on_ray(
-    source: Source,
-    journal: Journal,
-    workers: int,
-    url: str | None,
-    model: str | None,
-    engine: EngineName,
-) -> None:
-    """The same with workers of their own. Raises Failure where that ends early."""
-    total, done = _progress(source, journal)
-    if done == total:
-        return
-    halt = Halt()
-    connect = partial(
-        connection, url, model, engine, timeout=ANSWER_TIMEOUT_S, max_retries=_MAX_RETRIES
-    )
-    with extra("ray"), progress_bar(total, done=done) as advance:
-        on_ray.fill(source, journal, connect, halt, advance, workers)
-    _check_ended(halt, source, journal)
-
-
-def _progress(source: Source, journal: Journal) -> tuple[int, int]:
-    """How many items there are, and how many have an answer."""
-    return len(source.digests), len(source.digests.keys() & journal.marks.keys())
-
-
-def _check_ended(halt: Halt, source: Source, journal: Journal) -> None:
+            await Run(missing(source, journal), record, client, halt).run(how.concurrency)
     if halt.reason is not None:
         counts = f"{_counts(source, journal)}; the same command goes on"
         is_stopped = halt.reason == _STOPPED
@@ -204,8 +211,11 @@ def _stoppable(halt: Halt) -> Generator[None]:
 
 
 def _counts(source: Source, journal: Journal) -> str:
-    """``7 of 9 items answered``, and how many of these are errors."""
     answered = [mark for id, mark in journal.marks.items() if id in source.digests]
-    failed = sum(mark.failed for mark in answered)
-    words = f"{len(answered)} of {len(source.digests)} items answered"
+    return _in_words(len(answered), len(source.digests), sum(mark.failed for mark in answered))
+
+
+def _in_words(answered: int, total: int, failed: int) -> str:
+    """``7 of 9 items answered``, and how many of these are errors."""
+    words = f"{answered} of {total} items answered"
     return words + (f", {failed} with an error (--retry-errors asks again)" if failed else "")

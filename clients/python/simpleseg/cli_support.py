@@ -65,6 +65,9 @@ RayOption = Annotated[
     bool, typer.Option("--ray", help="Spread the images over workers, on Ray Data (extra ray).")
 ]
 WorkersOption = Annotated[int, typer.Option(min=1, help="With --ray: processes, each with models.")]
+ShardSizeOption = Annotated[
+    int, typer.Option(min=1, help="With --ray: images in a file of answers.")
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="A TOML file of settings; also SIMPLESEG_CONFIG."),

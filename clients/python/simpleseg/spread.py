@@ -1,4 +1,4 @@
-"""Records worked on by several processes, on one machine or many: what `--ray` does."""
+"""Blocks of records worked on by several processes, on one machine or many: what `--ray` does."""
 
 import pickle
 import sys
@@ -6,84 +6,102 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import Any, TypeVar
 
-Item = TypeVar("Item")
-Work = Callable[[Sequence[Any]], Sequence[Any]]
-"""Does some records, and returns as many results; both are pickled."""
+from simpleseg.shards import Block, Line, Shards
 
-TOGETHER = 16
+Item = TypeVar("Item")
+Work = Callable[[Sequence[Any]], Sequence[Line]]
+"""Does some records, and returns a line for each."""
+
 TRIES = 3
 
 
 class WorkerError(Exception):
-    """What a worker raised, in words."""
-
-
-class Died:
-    """What a record comes to that ended the process of its worker ``TRIES`` times."""
+    """Why a worker could not go on, in words."""
 
 
 def spread(
-    items: Sequence[Item], make: Callable[[], Work], *, workers: int
-) -> Iterator[tuple[Item, Any]]:
-    """Each item with its result, as they come, in any order, each once.
+    blocks: Sequence[Block[Item]],
+    shards: Shards,
+    make: Callable[[], Work],
+    died: Callable[[Item], Line],
+    *,
+    workers: int,
+) -> Iterator[Block[Item]]:
+    """Each block when its shard is written, in any order.
 
-    ``make`` is called in each of the ``workers``; it and what it makes are pickled by Ray, which
-    goes on with the records of a worker that is killed in another. Records that ended workers in
-    company are tried alone, and then come to ``Died``. Uses the cluster that ``RAY_ADDRESS`` names,
-    else processes of this machine. Raises WorkerError where ``Work`` raises.
+    ``make`` is called in each of the ``workers``, and pickled by Ray, which goes on with the block
+    of a worker that is killed in another. The records of a block that ended workers ``TRIES`` times
+    are tried one by one; what ends workers alone, too, gets the line of ``died``. Uses the cluster
+    that ``RAY_ADDRESS`` names, else processes of this machine. Raises WorkerError where ``Work``
+    raises anything, and where no record of several lives.
     """
     ray: Any = import_module("ray")
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
-    left = dict(enumerate(items))
-    for together in (TOGETHER, 1):
-        for number, result in _pass(left, make, workers, together):
-            if "error" in result:
-                raise WorkerError(result["error"])
-            yield left.pop(number), result["done"]
-    for item in left.values():
-        yield item, Died()
+    left = {block.name: block for block in blocks}
+    for name, _ in _pass(blocks, make, shards, workers):
+        yield left.pop(name)
+    for block in left.values():
+        alone = [Block(str(number), [item]) for number, item in enumerate(block.items)]
+        done = dict(_pass(alone, make, None, workers))
+        if not done and len(alone) > 1:  # no fault of theirs
+            raise WorkerError("workers die of whatever they are given: is there memory enough?")
+        lines = [done.get(one.name) or [died(one.items[0])] for one in alone]
+        shards.write(block.name, [*block.kept, *(line for (line,) in lines)])
+        yield block
+    shards.tidy()
 
 
 def _pass(
-    left: dict[int, Any], make: Callable[[], Work], workers: int, together: int
-) -> Iterator[tuple[int, Any]]:
-    """The results of what lived; a batch whose worker died ``TRIES`` times is left out."""
-    if not left:
+    blocks: Sequence[Block[Any]], make: Callable[[], Work], shards: Shards | None, workers: int
+) -> Iterator[tuple[str, Sequence[Line]]]:
+    """The name of each block that is done, with its lines where there are no shards to write them
+    to. One whose worker died ``TRIES`` times is left out."""
+    if not blocks:
         return
     data: Any = import_module("ray.data")  # without types that a strict check could use
     context = data.DataContext.get_current()
     context.max_errored_blocks = -1
     context.enable_progress_bars = False
-    rows = [{"number": number, "item": pickle.dumps(item)} for number, item in left.items()]
-    blocks = -(-len(rows) // together)
-    answers = data.from_items(rows, override_num_blocks=blocks).map_batches(
+    rows = [{"block": pickle.dumps(block)} for block in blocks]
+    answers = data.from_items(rows, override_num_blocks=len(rows)).map(
         _Worker,
-        batch_size=together,
-        batch_format="numpy",
-        fn_constructor_args=(make, list(sys.path)),
-        concurrency=workers,
+        fn_constructor_args=(make, shards, list(sys.path)),
+        # One at a time: a block that waits behind one that ends the worker would lose its tries.
+        compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
         max_restarts=-1,
         max_task_retries=TRIES - 1,
     )
     for row in answers.iter_rows():
-        yield int(row["number"]), pickle.loads(row["result"])
+        if row["error"]:
+            raise WorkerError(row["error"])
+        yield row["name"], pickle.loads(row["lines"])
 
 
 class _Worker:
     """Finds the modules that the command finds; loads what it works with when work comes, so that
     what goes wrong with that is told."""
 
-    def __init__(self, make: Callable[[], Work], path: list[str]) -> None:
+    def __init__(self, make: Callable[[], Work], shards: Shards | None, path: list[str]) -> None:
         sys.path.extend(one for one in path if one not in sys.path)
         self._make = make
+        self._shards = shards
         self._work: Work | None = None
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        items = [pickle.loads(item) for item in batch["item"]]
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        block: Block[Any] = pickle.loads(row["block"])
         try:
-            self._work = self._work or self._make()
-            results = [{"done": one} for one in self._work(items)]
-        except Exception as error:  # a fault of the program must end the run, not leave records out
-            results = [{"error": f"{type(error).__name__}: {error}"}] * len(items)
-        return {"number": batch["number"], "result": [pickle.dumps(one) for one in results]}
+            lines, error = self._lines(block), ""
+        except WorkerError as stopped:
+            lines, error = (), str(stopped)
+        except Exception as fault:  # one of the program must end the run, not leave records out
+            lines, error = (), f"{type(fault).__name__}: {fault}"
+        return {"name": block.name, "lines": pickle.dumps(lines), "error": error}
+
+    def _lines(self, block: Block[Any]) -> Sequence[Line]:
+        self._work = self._work or self._make()
+        lines = self._work(block.items)
+        if self._shards is None:
+            return lines
+        self._shards.write(block.name, [*block.kept, *lines])
+        return ()

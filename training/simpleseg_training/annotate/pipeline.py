@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -17,7 +17,7 @@ from simpleseg_polygon.raster import Rle, rle_to_mask
 from simpleseg_polygon.rle import mask_to_rle
 from simpleseg_training.annotate.contact_sheet import write_contact_sheet
 from simpleseg_training.annotate.gate import Candidate, Filter, Gate
-from simpleseg_training.annotate.journal import Journal, open_journal
+from simpleseg_training.annotate.journal import open_journal
 from simpleseg_training.annotate.parts import Describer, Detector, Image, Segmenter
 from simpleseg_training.contours import Contours
 from simpleseg_training.recombine import Thing, recombine
@@ -53,42 +53,27 @@ class Plan:
     seed: int = 0
 
 
-Entries = Callable[[Sequence[str]], Iterable[tuple[str, dict[str, Any]]]]
-"""Does images, and says of each what the journal is to hold; in any order, each once."""
-
-
 def annotate(
     plan: Plan, parts: Parts, progress: Callable[[int, int], None] | None = None
-) -> dict[str, Any]:
-    """``annotate_by`` with the parts in this process, which do the images in order."""
-
-    def entries(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        return ((name, annotated(plan, parts, name)) for name in names)
-
-    return annotate_by(plan, parts.names, entries, progress)
-
-
-def annotate_by(
-    plan: Plan,
-    models: Mapping[str, str],
-    entries: Entries,
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Run or go on; the counts, which are written beside the pairs.
 
     An image is done once: whatever stops a run, the next one does the images that are not in the
-    journal. ``models`` are names that a run that goes on must have again. Raises ValueError where
-    there are no images or the journal is of other settings.
+    journal. Raises ValueError where there are no images or the journal is of other settings.
     """
     names = image_names(plan.images)
-    settings = {**models, **asdict(plan.gate), **asdict(plan.contours)}
-    with open_journal(plan.out / JOURNAL, settings) as journal:
-        missing = [name for name in names if name not in journal]
-        for done, (name, entry) in enumerate(entries(missing), len(names) - len(missing) + 1):
-            journal.add(name, entry)
-            if progress is not None:
-                progress(done, len(names))
-        return _write(plan, names, journal)
+    with open_journal(plan.out / JOURNAL, settings(plan, parts.names)) as journal:
+        for done, name in enumerate(names, 1):
+            if name not in journal:
+                journal.add(name, annotated(plan, parts, name))
+                if progress is not None:
+                    progress(done, len(names))
+        return write(plan, [(name, journal[name]) for name in names])
+
+
+def settings(plan: Plan, models: Mapping[str, str]) -> dict[str, Any]:
+    """What a run that goes on must have again."""
+    return {**models, **asdict(plan.gate), **asdict(plan.contours)}
 
 
 def image_names(folder: Path) -> list[str]:
@@ -139,8 +124,8 @@ def _object(candidate: Candidate, phrase: str) -> dict[str, Any]:
     }
 
 
-def _write(plan: Plan, names: Sequence[str], journal: Journal) -> dict[str, Any]:
-    entries = [(name, journal[name]) for name in names]
+def write(plan: Plan, entries: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """The pairs of images, from what was said of each, with the counts, which are returned."""
     unlike = list(_without_copies(entries))
     count = write_records(_records(plan, unlike), plan.out / plan.pairs)
     removed: Counter[str] = sum((Counter(e.get("removed", {})) for _, e in unlike), Counter())

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
+from uuid import uuid4
 
 from simpleseg.batch import BatchError
 
@@ -154,8 +155,9 @@ def _line_at(lines: Any, offset: int) -> bytes:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """The file at ``path`` has its old content or all of the new one, whatever happens."""
-    partial = path.with_name(f"{path.name}.partial")
+    """The file at ``path`` has its old content or all of the new one, whatever happens, and however
+    many write it at once."""
+    partial = path.with_name(f".{path.name}.{uuid4().hex}")
     with partial.open("wb") as file:
         file.write(content)
         file.flush()
@@ -178,8 +180,12 @@ def _mark(line: bytes, offset: int) -> tuple[str, Mark] | None:
     error, response = found.get("error"), found.get("response")
     if error is None and not (isinstance(response, dict) and "status_code" in response):
         raise BatchError(f"{_FOREIGN}: response has no status_code, and there is no error")
-    failed = error is not None or cast("dict[str, Any]", response)["status_code"] != 200
-    return _text_in(found, "custom_id"), Mark(offset, _text_in(found, "request_digest"), failed)
+    digest = _text_in(found, "request_digest")
+    return _text_in(found, "custom_id"), Mark(offset, digest, is_error(found))
+
+
+def is_error(line: Mapping[str, Any]) -> bool:
+    return line.get("error") is not None or line["response"]["status_code"] != 200
 
 
 def _text_in(line: Mapping[str, Any], name: str) -> str:

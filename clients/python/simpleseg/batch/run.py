@@ -1,4 +1,4 @@
-"""Asks for the answers that a batch's output does not have yet."""
+"""Asks about the entries of a batch."""
 
 import asyncio
 import json
@@ -42,44 +42,41 @@ class Halt:
 
 
 class Run:
-    """Asks for the entries of a source that ``journal`` does not have, ``concurrency`` at a time.
+    """Asks for ``entries``, and gives the line of each to ``record``, in a thread.
 
     Answers under way when ``halt`` gets a reason are waited for.
     """
 
     def __init__(
         self,
-        source: Source,
-        journal: Journal,
+        entries: Iterator[Entry],
+        record: Callable[[dict[str, Any]], None],
         client: AsyncSimpleSeg,
         halt: Halt,
-        advance: Callable[[], None],
     ) -> None:
-        self._missing = missing(source, journal)
-        self._journal = journal
+        self._entries = entries
+        self._record = record
         self._asker = Asker(client, halt)
         self._halt = halt
-        self._advance = advance
 
     async def run(self, concurrency: int) -> None:
-        """Until everything is answered, or ``halt`` has a reason. Raises OSError where an answer
-        cannot be written."""
+        """So many at a time, until all are answered or ``halt`` has a reason. Raises what
+        ``record`` raises."""
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(concurrency):
-                    group.create_task(self._work(self._missing))
+                    group.create_task(self._work())
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from failures
 
-    async def _work(self, entries: Iterator[Entry]) -> None:
+    async def _work(self) -> None:
         while self._halt.reason is None:
-            entry = next(entries, None)
+            entry = next(self._entries, None)
             if entry is None:
                 return
             answer = await self._asker.answer(entry)
             if answer is not None:
-                await asyncio.to_thread(self._journal.append, answer)
-                self._advance()
+                await asyncio.to_thread(self._record, answer)
 
 
 def missing(source: Source, journal: Journal) -> Iterator[Entry]:
