@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -77,21 +78,60 @@ def test_F1_burst(urls: tuple[str, str]) -> None:
     assert {shot.code for shot in shots} == {None, "overloaded"}
 
 
-def test_F1_a_full_house_refuses_before_the_body(urls: tuple[str, str]) -> None:
+@contextmanager
+def full_house(urls: tuple[str, str]) -> Iterator[str]:
+    """A server that has no room for the key in this header: it holds all places."""
     main, ops = urls
     key = f"X-API-Key: {KEYS.split(',')[0]}"
-    held = [Connection(main) for _ in range(SLOTS + QUEUE)]
-    for connection in held:
-        connection.send(request(body=body_of("slow"), headers=[key]))
-    wait_for(lambda: gauge(ops, "simpleseg_in_flight") == SLOTS + QUEUE)
-    headers = [key, "Content-Length: 1000000", "Expect: 100-continue"]
-    answer = ask(main, request(headers=headers))
+    with ExitStack() as held:
+        for _ in range(SLOTS + QUEUE):
+            connection = held.enter_context(Connection(main))
+            connection.send(request(body=body_of("endless"), headers=[key]))
+        wait_for(lambda: gauge(ops, "simpleseg_in_flight") == SLOTS + QUEUE)
+        yield key
+    wait_for(lambda: gauge(ops, "simpleseg_in_flight") == 0)
+
+
+def test_F1_a_full_house_refuses_before_the_body(urls: tuple[str, str]) -> None:
+    with full_house(urls) as key:
+        headers = [key, "Content-Length: 1000000", "Expect: 100-continue", "X-Request-Id: mine"]
+        answer = ask(urls[0], request(headers=headers))
     assert (answer.status, answer.code, answer.interim) == (503, "overloaded", ())
     assert int(answer.headers["retry-after"]) >= 1
     assert int(answer.headers["retry-after-ms"]) >= 1
-    for connection in held:
-        connection.socket.close()
-    wait_for(lambda: gauge(ops, "simpleseg_in_flight") == 0)
+    assert answer.headers["connection"] == "close"  # or it would not know what comes next
+    assert answer.headers["x-request-id"] == "mine" == answer.json["error"]["request_id"]
+    assert answer.headers["server-timing"].startswith("total;dur=")
+
+
+def test_F1_who_is_refused_may_ask_again_on_the_connection(urls: tuple[str, str]) -> None:
+    with Connection(urls[0]) as connection:
+        with full_house(urls) as key:
+            asked = request(body=body_of("short"), headers=[key])
+            head, _, body = asked.partition(b"\r\n\r\n")
+            for data in (asked, head + b"\r\n\r\n", body + asked):  # the body may come later
+                connection.send(data)
+                answer = connection.answer()
+                assert (answer.status, answer.code) == (503, "overloaded")
+                assert "connection" not in answer.headers
+        connection.send(asked)
+        assert connection.answer().status == 200
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 9000000", "Transfer-Encoding: chunked"])
+def test_F1_a_long_body_is_not_read_to_its_end(urls: tuple[str, str], length: str) -> None:
+    with full_house(urls) as key, Connection(urls[0]) as connection:
+        connection.send(request(headers=[key, length]))
+        answer = connection.answer()
+        assert (answer.status, answer.headers["connection"]) == (503, "close")
+        assert connection.is_closed()
+
+
+def test_F1_a_full_house_still_knows_its_keys(urls: tuple[str, str]) -> None:
+    with full_house(urls):
+        assert ask(urls[0], request(body=body_of())).status == 401
+        steady = f"X-API-Key: {KEYS.split(',')[1]}"
+        assert ask(urls[0], request("GET", "/v1/models", headers=[steady])).status == 200
 
 
 @pytest.mark.slow  # it needs a core of its own
