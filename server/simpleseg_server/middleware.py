@@ -131,7 +131,7 @@ def request_id_from(given: str | None) -> str:
 
 
 class UnreadRequests:
-    """Counts and logs the requests that are refused before any route can see them.
+    """Counts and logs the requests that end before any route can see them.
 
     Of those in one second the first few have a line of their own, and the others one together:
     writing lines must not be what a flood takes the server's time with. Used from an event loop.
@@ -143,7 +143,10 @@ class UnreadRequests:
         self._not_logged: Counter[str] = Counter()
 
     def record(self, error: ApiError, request_id: str, key_name: str | None = None) -> None:
-        self._metrics.rejections.labels(error.code).inc()
+        is_gone = error.status == CLIENT_CLOSED
+        (
+            self._metrics.disconnects if is_gone else self._metrics.rejections.labels(error.code)
+        ).inc()
         self._metrics.observe_request("other", error.status, 0.0, StageTimes())
         if not self._logged:
             asyncio.get_running_loop().call_later(1.0, self._begin_again)
@@ -232,19 +235,21 @@ async def refuse(
     """Answer a request whose body nobody has read."""
     metrics.rejections.labels(error.code).inc()
     response = render(error, scope["state"]["request_id"], dict(headers))
-    await answer_unread(response, scope, receive, send)
+    await answer_unread(response, scope, receive, send, is_long=error.status == 413)
 
 
-async def answer_unread(response: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+async def answer_unread(
+    response: ASGIApp, scope: Scope, receive: Receive, send: Send, is_long: bool = False
+) -> None:
     """Give the answer to a request whose body nobody reads.
 
     A short body is dropped as it comes, and the connection goes on. It ends where the body is long,
-    or may not come since the client waits for a 100. A long one is read for a moment first: a client
-    that is still writing would get a reset connection instead of the answer.
+    or may not come, since the client waits for a 100. A long one is read for a moment first: a
+    client that is still writing would get a reset connection instead of the answer.
     """
     headers = Headers(scope=scope)
     length = headers.get("content-length", "0")
-    is_long = "transfer-encoding" in headers or len(length) > 7 or int(length) > _SHORT_BYTES
+    is_long |= "transfer-encoding" in headers or len(length) > 7 or int(length) > _SHORT_BYTES
     is_awaited = "expect" in headers
     if not (is_long or is_awaited):
         await response(scope, receive, send)

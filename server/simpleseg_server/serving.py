@@ -93,6 +93,7 @@ def careful(app: FastAPI, services: Services, lifespan: str = "on") -> CarefulCo
         header_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s,
         write_timeout_s=settings.write_timeout_s,
+        max_body_bytes=settings.max_body_bytes,
         max_connections=settings.max_connections or max(8, most_files - _OTHER_FILES),
         retry_after_s=settings.retry_after_s,
         on_refusal=UnreadRequests(services.metrics).record,

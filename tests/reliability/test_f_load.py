@@ -108,8 +108,8 @@ def test_F1_who_is_refused_may_ask_again_on_the_connection(urls: tuple[str, str]
     with Connection(urls[0]) as connection:
         with full_house(urls) as key:
             asked = request(body=body_of("short"), headers=[key])
-            head, _, body = asked.partition(b"\r\n\r\n")
-            for data in (asked, head + b"\r\n\r\n", body + asked):  # the body may come later
+            begun = request(headers=[key, "Content-Length: 300000"]) + b" " * 70_000
+            for data in (asked, begun, b" " * 230_000 + asked):  # of a body the rest may come later
                 connection.send(data)
                 answer = connection.answer()
                 assert (answer.status, answer.code) == (503, "overloaded")
@@ -121,7 +121,8 @@ def test_F1_who_is_refused_may_ask_again_on_the_connection(urls: tuple[str, str]
 @pytest.mark.parametrize("length", ["Content-Length: 9000000", "Transfer-Encoding: chunked"])
 def test_F1_a_long_body_is_not_read_to_its_end(urls: tuple[str, str], length: str) -> None:
     with full_house(urls) as key, Connection(urls[0]) as connection:
-        connection.send(request(headers=[key, length]))
+        start = b"%x\r\n" % 70_000 if "chunked" in length else b""
+        connection.send(request(headers=[key, length]) + start + b" " * 70_000)
         answer = connection.answer()
         assert (answer.status, answer.headers["connection"]) == (503, "close")
         assert connection.is_closed()
@@ -226,11 +227,13 @@ def test_F8_bad_images(urls: tuple[str, str]) -> None:
 
 
 def test_slow_bodies_keep_nobody_out(urls: tuple[str, str]) -> None:
-    """Clients whose bodies do not come hold every place, until somebody needs one."""
+    """Clients whose bodies stop on the way hold every place, until somebody needs one; of others
+    that have sent less nobody has heard."""
     key = f"X-API-Key: {KEYS.split(',')[1]}"
-    held = [Connection(urls[0]) for _ in range(SLOTS + QUEUE)]
-    for connection in held:
-        connection.send(request(headers=[key, "Content-Length: 9000"]) + b"{")
+    held = [Connection(urls[0]) for _ in range(2 * (SLOTS + QUEUE))]
+    for number, connection in enumerate(held):
+        sent = 70_000 if number < SLOTS + QUEUE else 1
+        connection.send(request(headers=[key, "Content-Length: 90000"]) + b" " * sent)
     wait_for(lambda: gauge(urls[1], "simpleseg_in_flight") == SLOTS + QUEUE)
     time.sleep(1)
 
