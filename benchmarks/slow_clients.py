@@ -9,8 +9,8 @@ waits for the only slot: from their leaving to its answer is what freeing the sl
 request's own time.
 
 With ``--json`` the last line printed is one object: ``rounds``; ``p99_ratio``, of the others beside
-the slow ones over alone, as median and worst; ``lost``; ``evicted``, how many were closed; and
-``freed_ms``, p50 and p99 of 50.
+the slow ones over alone, as median and worst; ``refused``, how many of the others beside them;
+``lost``; ``evicted``, how many slow ones were closed; and ``freed_ms``, p50 and p99 of 50.
 """
 
 import argparse
@@ -126,6 +126,7 @@ def main() -> None:
     ]
     result |= {
         "p99_ratio": {"median": round(statistics.median(p99), 3), "worst": round(max(p99), 3)},
+        "refused": sum(one["beside"]["outcomes"].get("503", 0) for one in rounds),
         "lost": sum(one[kind]["lost"] for one in rounds for kind in ("alone", "beside")),
         "evicted": sum(one["evicted"] for one in rounds),
         "freed_ms": {"p50": percentile(freed, 0.5), "p99": percentile(freed, 0.99)},

@@ -79,10 +79,9 @@ class MainServer(uvicorn.Server):
         self._freezing = asyncio.create_task(self._freeze())
 
     async def _freeze(self) -> None:
-        """Let collections of garbage leave out what loading has made, once all of it is there: each
-        full one would look through it, 80 ms or more in which nobody is answered."""
+        """Let collections of garbage leave out what loading has made, which is next to none of it:
+        each full one would look through all, 80 ms or more in which nobody is answered."""
         await self._services.keeper.settled()
-        gc.collect()
         gc.freeze()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
