@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from ..server.processes import scripted_server, wait_for
+from .canary import Canary
 from .wire import IMAGE, Connection, ask, body_of, gauge, request
 
 KEYS = "flood-key-1,steady-key-2"
@@ -151,6 +152,13 @@ def test_F2_F10_sustained_and_over(urls: tuple[str, str]) -> None:
     # What was accepted waited for those before it at most.
     assert statistics.median(during) < 5 * statistics.median(before) + QUEUE / CAPACITY_PER_S
     assert statistics.median(after) < 3 * statistics.median(before)
+
+
+def test_F2_collecting_garbage_stops_nobody(canary: Canary) -> None:
+    """What a collection looks through is what requests have made, not what loading has."""
+    assert canary.golden()
+    held = canary.held()
+    assert held["frozen"] > held["collected"]
 
 
 def test_F4_a_large_request_among_small_ones(urls: tuple[str, str]) -> None:
