@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -296,13 +297,17 @@ def test_E13_disconnects_free_the_slot(urls: tuple[str, str]) -> None:
         request(body=body_of("endless", stream=True)),
     ]
     before = gauge(ops, "simpleseg_client_disconnects_total")
+
+    def has(name: str, value: float) -> bool:
+        return gauge(ops, name) == value
+
     for number, data in enumerate(stages, 1):
         with Connection(main) as connection:
             connection.send(data)
-            has_begun = int(number > 2)  # not before it has a good part of the body
-            wait_for(lambda n=has_begun: gauge(ops, "simpleseg_in_flight") == n)
-        wait_for(lambda: gauge(ops, "simpleseg_in_flight") == 0)
-        wait_for(lambda n=number: gauge(ops, "simpleseg_client_disconnects_total") == before + n)
+            has_begun = number > 2  # not before a good part of the body is there
+            wait_for(partial(has, "simpleseg_in_flight", has_begun))
+        wait_for(partial(has, "simpleseg_in_flight", 0))
+        wait_for(partial(has, "simpleseg_client_disconnects_total", before + number))
     assert ask(main, request(body=body_of())).status == 200
 
 
