@@ -1,6 +1,6 @@
 """What is refused by a request's head alone, before anything is made for the request.
 
-Under a flood nearly all requests are: what a refusal costs is what those that are answered lose. So
+Under a flood nearly every request is, and what that costs is taken from those that are answered. So
 this is outside of everything else, and its answers are made once.
 """
 

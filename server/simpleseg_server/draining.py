@@ -79,8 +79,8 @@ class MainServer(uvicorn.Server):
         self._freezing = asyncio.create_task(self._freeze())
 
     async def _freeze(self) -> None:
-        """Let collections of garbage leave out what loading has made, which is next to none of it:
-        each full one would look through all, 80 ms or more in which nobody is answered."""
+        """Let collections of garbage leave out what loading has made: each full one would look
+        through it and find next to none, 80 ms or more in which nobody is answered."""
         await self._services.keeper.settled()
         gc.freeze()
 

@@ -143,10 +143,10 @@ class UnreadRequests:
         self._not_logged: Counter[str] = Counter()
 
     def record(self, error: ApiError, request_id: str, key_name: str | None = None) -> None:
-        is_gone = error.status == CLIENT_CLOSED
-        (
-            self._metrics.disconnects if is_gone else self._metrics.rejections.labels(error.code)
-        ).inc()
+        if error.status == CLIENT_CLOSED:
+            self._metrics.disconnects.inc()
+        else:
+            self._metrics.rejections.labels(error.code).inc()
         self._metrics.observe_request("other", error.status, 0.0, StageTimes())
         if not self._logged:
             asyncio.get_running_loop().call_later(1.0, self._begin_again)
