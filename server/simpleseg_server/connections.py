@@ -45,7 +45,6 @@ _PROBE_S = (0.01, 0.04, 0.1, 0.25, 1.0)
 _MALFORMED = ApiError(400, "http_invalid", "this is not a request of HTTP/1.1")
 _HOST_WRONG = ApiError(400, "host_invalid", "a request has one Host header, a name and a port")
 _TOO_SLOW = ApiError(408, "header_timeout", "the request's head came too slowly")
-_BODY_TOO_SLOW = body_timeout()
 _GONE = ApiError(CLIENT_CLOSED, "client_closed", "the client hung up")
 _URL_TOO_LONG = ApiError(414, "url_too_long", f"a URL may have {MAX_URL_BYTES} bytes")
 _HEAD_TOO_LARGE = ApiError(
@@ -198,10 +197,8 @@ class CarefulProtocol(HttpToolsProtocol):
         return self._settings.is_draining or is_old or self._requests >= MAX_REQUESTS
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        lengths = (
-            int(value) for name, value in cycle.scope["headers"] if name == b"content-length"
-        )
-        is_refused = next(lengths, 0) > self._care.max_body_bytes
+        length = int(dict(cycle.scope["headers"]).get(b"content-length", 0))
+        is_refused = length > self._care.max_body_bytes
         if cycle.more_body and not cycle.waiting_for_100_continue and not is_refused:
             self._held, self._held_since = (cycle, app), self.loop.time()
             self._await_body()
@@ -210,12 +207,11 @@ class CarefulProtocol(HttpToolsProtocol):
 
     def _await_body(self) -> None:
         assert self._held is not None
-        most_s = time_for(len(self._held[0].body), self._care.body_timeout_s)
-        left_s = self._held_since + most_s - self.loop.time()
-        if left_s > 0:
-            self._set_deadline(left_s, self._await_body)
+        until = self._held_since + time_for(len(self._held[0].body), self._care.body_timeout_s)
+        if until > self.loop.time():
+            self._set_deadline(until - self.loop.time(), self._await_body)
         else:
-            self._refuse(_BODY_TOO_SLOW)
+            self._refuse(body_timeout())
 
     def _start(self, cycle: RequestResponseCycle, app: Any) -> None:
         super()._start_asgi_task(cycle, app)
