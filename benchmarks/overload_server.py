@@ -7,6 +7,7 @@ a core of its own where there are two.
 import asyncio
 import multiprocessing
 import os
+import re
 import socket
 import sys
 import time
@@ -43,6 +44,11 @@ class Server:
             return httpx2.get(f"http://127.0.0.1:{self.ops_port}{path}", timeout=10).status_code
         except httpx2.TransportError:
             return None
+
+    def gauge(self, name: str) -> float:
+        text = httpx2.get(f"http://127.0.0.1:{self.ops_port}/metrics", timeout=10).text
+        (value,) = re.findall(rf"^{name} (\S+)$", text, re.MULTILINE)
+        return float(value)
 
 
 def cores() -> tuple[set[int], set[int]]:

@@ -54,6 +54,10 @@ class Ticket:
     def pin(self) -> None:
         self.is_pinned = True
 
+    @property
+    def is_movable(self) -> bool:
+        return self.task is not None and not self.is_pinned
+
     def send_away(self) -> None:
         assert self.task is not None
         self.is_sent_away = True
@@ -90,6 +94,7 @@ class Admission:
         self._retry_after_s = retry_after_s
         self._max_queue_s = max_queue_s
         self._tickets: dict[Ticket, None] = {}
+        self._held: Counter[str] = Counter()  # tickets by owner
         self._running: Counter[str] = Counter()
         self._lines: dict[Ticket, None] = {}
         self._turn = 0
@@ -107,6 +112,11 @@ class Admission:
         """Prompts that wait for a slot."""
         return self._waiting
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a request more needs one to give way."""
+        return len(self._tickets) >= self._max_requests
+
     @contextmanager
     def enter(self, owner: str = "") -> Iterator[Ticket]:
         """Hold a place for one request of the client ``owner``.
@@ -114,10 +124,11 @@ class Admission:
         Raises ApiError 503 ``overloaded`` where none is left, also later, where the place is needed
         for a client that holds fewer.
         """
-        if len(self._tickets) >= self._max_requests:
+        if self.is_full:
             self._make_room(owner)
         ticket = Ticket(owner, _task())
         self._tickets[ticket] = None
+        self._held[owner] += 1
         _current.set(ticket)
         try:
             yield ticket
@@ -126,31 +137,38 @@ class Admission:
                 raise
             raise overloaded(self._retry_after_s) from None
         finally:
-            self._tickets.pop(ticket, None)
+            self._leave(ticket)
 
-    def require_room(self, owner: str) -> None:
-        """Raises ApiError 503 ``overloaded`` where ``enter`` would, and changes nothing."""
-        if len(self._tickets) >= self._max_requests:
-            self._giving_way(owner)
+    def _leave(self, ticket: Ticket) -> None:
+        if ticket in self._tickets:
+            del self._tickets[ticket]
+            self._held[ticket.owner] -= 1
+            if not self._held[ticket.owner]:
+                del self._held[ticket.owner]
+
+    def has_room(self, owner: str) -> bool:
+        """Whether ``enter`` would let this client in now."""
+        return not self.is_full or self._giving_way(owner) is not None
 
     def _make_room(self, owner: str) -> None:
         ticket = self._giving_way(owner)
-        del self._tickets[ticket]
+        if ticket is None:
+            raise overloaded(self._retry_after_s)
+        self._leave(ticket)
         ticket.send_away()
 
-    def _giving_way(self, owner: str) -> Ticket:
+    def _giving_way(self, owner: str) -> Ticket | None:
         """A request whose body does not come, or else the newest waiting one of the client with the
-        most. Raises ApiError where that would be unfair."""
-        held = Counter(ticket.owner for ticket in self._tickets)
-        heaviest, most = held.most_common(1)[0]
-        movable = [one for one in self._tickets if one.task is not None and not one.is_pinned]
-        is_silent = [one for one in movable if one.is_silent() and held[one.owner] >= held[owner]]
-        leaving = is_silent[:1]
-        if not leaving and most > held[owner] + 1:
-            leaving = [one for one in movable if one.owner == heaviest][-1:]
-        if not leaving:
-            raise overloaded(self._retry_after_s)
-        return leaving[0]
+        most; None where that would be unfair."""
+        held = self._held
+        for one in self._tickets:
+            if one.is_silent() and one.is_movable and held[one.owner] >= held[owner]:
+                return one
+        heaviest = max(held, key=held.__getitem__)
+        if held[heaviest] <= held[owner] + 1:
+            return None
+        waiting = (one for one in reversed(self._tickets) if one.owner == heaviest)
+        return next((one for one in waiting if one.is_movable), None)
 
     def require_time(self, seconds: float) -> None:
         """Raises ApiError 503 ``deadline_exceeded`` where a prompt that waits from now on will

@@ -14,14 +14,14 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from simpleseg import __version__
-from simpleseg_server.auth import PROBES, KeyGuard
+from simpleseg_server.auth import PROBES, Credentials, KeyGuard
 from simpleseg_server.config import Settings
+from simpleseg_server.door import Door
 from simpleseg_server.engines.base import Engine
 from simpleseg_server.errors import ApiError, ClientGone, from_http_exception, render
 from simpleseg_server.fetch import Network
 from simpleseg_server.keeper import EngineKeeper
-from simpleseg_server.keys import KeyRing
-from simpleseg_server.middleware import CLIENT_CLOSED, BodyLimit, Gate, RequestContext
+from simpleseg_server.middleware import CLIENT_CLOSED, BodyLimit, RequestContext
 from simpleseg_server.openapi import describe
 from simpleseg_server.routes import batch, chat, compat, images, operations, segment, tokenize
 from simpleseg_server.routes.playground import open_paths, playground_router
@@ -54,7 +54,7 @@ def create_app(
     workers = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="simpleseg-worker")
     keeper = EngineKeeper(engine, metrics, settings.retry_after_s, on_engine_failure)
     services = Services(settings, keeper, metrics, workers, network)
-    grammars = services.grammars
+    grammars, credentials = services.grammars, credentials_of(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -75,10 +75,7 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
-        middleware=[
-            *surroundings(settings, metrics, tracer),
-            Middleware(Gate, metrics=metrics, require_room=services.require_room),
-        ],
+        middleware=surroundings(settings, metrics, credentials, tracer),
         exception_handlers=ERROR_HANDLERS,
     )
     app.state.services = services
@@ -93,24 +90,29 @@ def create_app(
     app.include_router(operations.models_router)
     if settings.playground:
         app.include_router(playground_router(settings))
+    build = app.build_middleware_stack
+    app.build_middleware_stack = lambda: Door(build(), services, credentials)  # type: ignore[method-assign]
     app.openapi = cache(lambda: describe(app, settings))  # type: ignore[method-assign]
     return app
 
 
+def credentials_of(settings: Settings) -> Credentials:
+    """Who may come in. Raises ConfigError for a bad file of keys."""
+    return Credentials(settings, {*settings.open_paths, *open_paths(settings)})
+
+
 def surroundings(
-    settings: Settings, metrics: Metrics, tracer: Tracer | None = None
+    settings: Settings, metrics: Metrics, credentials: Credentials, tracer: Tracer | None = None
 ) -> list[Middleware]:
-    """What surrounds the routes, the outermost first. Raises ConfigError for a bad file of keys."""
+    """What surrounds the routes, the outermost first."""
     return [
         Middleware(RequestContext, metrics=metrics, retry_after_s=settings.retry_after_s),
         Middleware(Tracing, tracer=tracer, untraced=PROBES | {"/metrics"}),
         Middleware(
             KeyGuard,
-            ring=KeyRing(settings),
-            open_paths={*settings.open_paths, *open_paths(settings)},
+            credentials=credentials,
             metrics=metrics,
             retry_after_s=settings.retry_after_s,
-            tools=settings.enable,
         ),
         Middleware(BodyLimit, metrics=metrics, max_body_bytes=settings.max_body_bytes),
     ]

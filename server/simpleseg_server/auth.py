@@ -72,34 +72,45 @@ def readers(tools: Iterable[Tool]) -> Mapping[bytes, Reader]:
     return dict(_READERS) | {k: v for tool in tools for k, v in _READERS_OF_TOOLS[tool].items()}
 
 
+class Credentials:
+    """Which key a request came with, by its head, and whether it needs one; with no keys none does.
+
+    Raises ConfigError for a bad file of keys.
+    """
+
+    def __init__(self, settings: Settings, open_paths: Iterable[str]) -> None:
+        self._readers = readers(settings.enable)
+        self._ring = KeyRing(settings)
+        self._open_paths = PROBES | frozenset(open_paths)
+
+    def are_needed(self, scope: Scope) -> bool:
+        return self._ring.is_locked and scope["path"] not in self._open_paths
+
+    def key_of(self, scope: Scope) -> Key | None:
+        """The one valid key of a request."""
+        presented = presented_key(scope["headers"], self._readers)
+        return None if presented is None else self._ring.find(presented)
+
+
 class KeyGuard:
     """Answers 401 without a valid key, and 429 where a key has used up what it may.
 
-    With no keys every request passes. The key's name is in ``scope["state"]["key_name"]``.
+    The key's name is in ``scope["state"]["key_name"]``.
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        ring: KeyRing,
-        open_paths: Iterable[str],
-        metrics: Metrics,
-        retry_after_s: float,
-        tools: Iterable[Tool] = (),
+        self, app: ASGIApp, credentials: Credentials, metrics: Metrics, retry_after_s: float
     ) -> None:
         self.app = app
         self.metrics = metrics
-        self._readers = readers(tools)
-        self._ring = ring
-        self._open_paths = PROBES | frozenset(open_paths)
+        self._credentials = credentials
         self._quotas = Quotas(retry_after_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._ring.is_locked or self._is_open(scope):
+        if scope["type"] != "http" or not self._credentials.are_needed(scope):
             await self.app(scope, receive, send)
             return
-        presented = presented_key(scope["headers"], self._readers)
-        key = None if presented is None else self._ring.find(presented)
+        key = self._credentials.key_of(scope)
         if key is None:
             error = ApiError(401, "invalid_api_key", _MESSAGE)
             await refuse(error, scope, receive, send, self.metrics, _CHALLENGE)
@@ -109,9 +120,6 @@ class KeyGuard:
             await self.app(scope, receive, send)
             return
         await self._counted(key, scope, receive, send)
-
-    def _is_open(self, scope: Scope) -> bool:
-        return scope["path"] in self._open_paths
 
     async def _counted(self, key: Key, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -42,6 +42,20 @@ _WEB_URL = re.compile(rb"https?://", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
+_SLOW_START_S = 5.0
+_LEAST_BYTES_S = 16 * 1024
+"""How slowly a body may come, after its first seconds."""
+
+
+def time_for(received: int, timeout_s: float) -> float:
+    """Seconds in which a body must have come of which so many bytes have: each puts its end off.
+
+    >>> time_for(0, 20), time_for(32 * 1024, 20), time_for(32 * 1024, 6)
+    (5.0, 7.0, 6)
+    """
+    return min(timeout_s, _SLOW_START_S + received / _LEAST_BYTES_S)
+
+
 @dataclass(frozen=True)
 class FilePart:
     """A file from a form: its bytes and the media type that the client declared."""

@@ -19,8 +19,9 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from simpleseg_server.errors import ApiError, error_body, overloaded, wait_headers
-from simpleseg_server.middleware import request_id_from
+from simpleseg_server.body import time_for
+from simpleseg_server.errors import ApiError, body_timeout, error_body, overloaded, wait_headers
+from simpleseg_server.middleware import CLIENT_CLOSED, request_id_from
 
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEADERS = 64
@@ -29,6 +30,8 @@ MAX_REQUESTS = 1000
 """Requests on one connection."""
 MAX_AGE_S = 60.0
 """Age of a connection at which its next answer is the last."""
+ENOUGH_BYTES = 64 * 1024
+"""A request is begun when so much of its body has come, or all: whoever is slow takes no place."""
 LINGER_S = 2.0
 """How long a connection is read on after the last answer: closing one with unread bytes would reset
 it, and the client might lose the answer."""
@@ -42,6 +45,7 @@ _PROBE_S = (0.01, 0.04, 0.1, 0.25, 1.0)
 _MALFORMED = ApiError(400, "http_invalid", "this is not a request of HTTP/1.1")
 _HOST_WRONG = ApiError(400, "host_invalid", "a request has one Host header, a name and a port")
 _TOO_SLOW = ApiError(408, "header_timeout", "the request's head came too slowly")
+_GONE = ApiError(CLIENT_CLOSED, "client_closed", "the client hung up")
 _URL_TOO_LONG = ApiError(414, "url_too_long", f"a URL may have {MAX_URL_BYTES} bytes")
 _HEAD_TOO_LARGE = ApiError(
     431, "headers_too_large", f"a head may have {MAX_HEADERS} headers and {MAX_HEAD_BYTES} bytes"
@@ -64,6 +68,7 @@ class Care:
     header_timeout_s: float
     body_timeout_s: float
     write_timeout_s: float
+    max_body_bytes: int
     max_connections: int
     retry_after_s: float
     on_refusal: Callable[[ApiError, str], None]
@@ -117,6 +122,7 @@ class CarefulProtocol(HttpToolsProtocol):
         self._settings = config
         self._care = config.care
         self.is_leaving = False
+        self._held: tuple[RequestResponseCycle, Any] | None = None  # since ``_held_since``
         self._deadline: TimerHandle | None = None
         self._write_deadline: TimerHandle | None = None
         self._refusal = _MALFORMED
@@ -126,7 +132,7 @@ class CarefulProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._bytes_between = 0  # that came since a head is waited for or coming in
         self._requests = 0
-        self._quiet_since = self._began = self.loop.time()
+        self._quiet_since = self._held_since = self._began = self.loop.time()
 
     # What comes in.
 
@@ -191,15 +197,43 @@ class CarefulProtocol(HttpToolsProtocol):
         return self._settings.is_draining or is_old or self._requests >= MAX_REQUESTS
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        length = int(dict(cycle.scope["headers"]).get(b"content-length", 0))
+        is_refused = length > self._care.max_body_bytes
+        if cycle.more_body and not cycle.waiting_for_100_continue and not is_refused:
+            self._held, self._held_since = (cycle, app), self.loop.time()
+            self._await_body()
+        else:
+            self._start(cycle, app)
+
+    def _await_body(self) -> None:
+        assert self._held is not None
+        until = self._held_since + time_for(len(self._held[0].body), self._care.body_timeout_s)
+        if until > self.loop.time():
+            self._set_deadline(until - self.loop.time(), self._await_body)
+        else:
+            self._refuse(body_timeout())
+
+    def _start(self, cycle: RequestResponseCycle, app: Any) -> None:
         super()._start_asgi_task(cycle, app)
         if cycle.more_body:  # the route answers 408 before, unless it reads nothing
             self._set_deadline(self._care.body_timeout_s + LINGER_S, self.leave)
+
+    def _start_held(self) -> None:
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._start(*held)
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        if len(self.cycle.body) >= ENOUGH_BYTES:
+            self._start_held()
 
     def on_message_complete(self) -> None:
         self._is_in_body = False
         self._bytes_between = 0
         self._clear_deadline()
         super().on_message_complete()
+        self._start_held()
         if self.cycle is not None and self.cycle.response_complete and not self.is_leaving:
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -254,6 +288,9 @@ class CarefulProtocol(HttpToolsProtocol):
         self.loop.call_later(pause_s, self._look_whether_gone, times + 1)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._held is not None:
+            self._held = None
+            self._care.on_refusal(_GONE, request_id_from(None))
         self.is_leaving = True
         self._clear_deadline()
         self._clear_write_deadline()
@@ -328,7 +365,8 @@ class CarefulProtocol(HttpToolsProtocol):
             self._is_deaf = True
             self.shutdown()
             return
-        self._answer(error, is_told=is_answering)
+        self._answer(error, is_told=is_answering and self._held is None)
+        self._held = None
         self.leave()
 
     def _answer(self, error: ApiError, is_told: bool = False) -> None:

@@ -80,6 +80,10 @@ def draining(retry_after_s: float) -> ApiError:
     return ApiError(503, "draining", "the engine is about to stop", retry_after_s=retry_after_s)
 
 
+def body_timeout() -> ApiError:
+    return ApiError(408, "body_timeout", "the request body came too slowly")
+
+
 def image_url_blocked(param: str) -> ApiError:
     """One text for every reason: a reason would tell a client about the server's network."""
     message = "the server does not fetch from this URL; send the image itself"

@@ -82,6 +82,10 @@ class EngineKeeper:
         """Take no more requests; those under way go on."""
         self._is_draining = self._is_refusing = True
 
+    @property
+    def is_refusing(self) -> bool:
+        return self._is_refusing
+
     async def beat(self) -> None:
         """Show for ever that the event loop is alive, to probes that another thread answers."""
         while True:

@@ -7,7 +7,8 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -26,6 +27,8 @@ CLIENT_CLOSED = 499
 DRAINED = "drained"
 """What a request's task is cancelled with when the time is over that a stopping server gives it."""
 
+_LINES_PER_S = 10
+_SHORT_BYTES = 2**20
 _LINGER_BYTES = 64 * 2**20
 _LINGER_S = 2.0
 
@@ -127,19 +130,47 @@ def request_id_from(given: str | None) -> str:
     return f"req_{secrets.token_hex(8)}"
 
 
-def record_unread(metrics: Metrics, error: ApiError, request_id: str) -> None:
-    """Count and log a request that was refused before any route could see it."""
-    metrics.rejections.labels(error.code).inc()
-    metrics.observe_request("other", error.status, 0.0, StageTimes())
-    fields = {
-        "request_id": request_id,
-        "method": "other",
-        "route": "other",
-        "status": error.status,
-        "outcome": outcome_of(error.status),
-        "duration_ms": 0.0,
-    }
-    log_request(logger, fields)
+class UnreadRequests:
+    """Counts and logs the requests that end before any route can see them.
+
+    Of those in one second the first few have a line of their own, and the others one together:
+    writing lines must not be what a flood takes the server's time with. Used from an event loop.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._logged = 0
+        self._not_logged: Counter[str] = Counter()
+
+    def record(self, error: ApiError, request_id: str, key_name: str | None = None) -> None:
+        if error.status == CLIENT_CLOSED:
+            self._metrics.disconnects.inc()
+        else:
+            self._metrics.rejections.labels(error.code).inc()
+        self._metrics.observe_request("other", error.status, 0.0, StageTimes())
+        if not self._logged:
+            asyncio.get_running_loop().call_later(1.0, self._begin_again)
+        self._logged += 1
+        if self._logged > _LINES_PER_S:
+            self._not_logged[error.code] += 1
+            return
+        fields = {
+            "request_id": request_id,
+            "key_name": key_name,
+            "method": "other",
+            "route": "other",
+            "status": error.status,
+            "outcome": outcome_of(error.status),
+            "duration_ms": 0.0,
+        }
+        log_request(logger, fields)
+
+    def _begin_again(self) -> None:
+        for code, count in self._not_logged.items():
+            fields = {"event": "refused", "code": code, "count": count}
+            logger.info("event=refused code=%s count=%d", code, count, extra={"fields": fields})
+        self._logged = 0
+        self._not_logged.clear()
 
 
 def log_bug(error: Exception, request_id: str) -> None:
@@ -193,26 +224,6 @@ class BodyLimit:
         return ApiError(413, "payload_too_large", message)
 
 
-class Gate:
-    """Refuses requests for which there is no room, before the framework looks for their route: what
-    is refused must cost as little as can be. ``require_room`` raises ApiError for the name of a
-    client's key."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics, require_room: Callable[[str], None]) -> None:
-        self.app = app
-        self.metrics = metrics
-        self.require_room = require_room
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            try:
-                self.require_room(scope["state"].get("key_name", ""))
-            except ApiError as error:
-                await refuse(error, scope, receive, send, self.metrics)
-                return
-        await self.app(scope, receive, send)
-
-
 async def refuse(
     error: ApiError,
     scope: Scope,
@@ -221,31 +232,39 @@ async def refuse(
     metrics: Metrics,
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Answer a request whose body nobody has read, and close the connection if one is under way.
-
-    It reads on for a moment first: a client that is still writing would get a reset connection
-    instead of the answer.
-    """
+    """Answer a request whose body nobody has read."""
     metrics.rejections.labels(error.code).inc()
-    sent, request_id = dict(headers), scope["state"]["request_id"]
-    if not _has_body(scope):
-        await render(error, request_id, sent)(scope, receive, send)
+    response = render(error, scope["state"]["request_id"], dict(headers))
+    await answer_unread(response, scope, receive, send, is_long=error.status == 413)
+
+
+async def answer_unread(
+    response: ASGIApp, scope: Scope, receive: Receive, send: Send, is_long: bool = False
+) -> None:
+    """Give the answer to a request whose body nobody reads.
+
+    A short body is dropped as it comes, and the connection goes on. It ends where the body is long,
+    or may not come, since the client waits for a 100. A long one is read for a moment first: a
+    client that is still writing would get a reset connection instead of the answer.
+    """
+    headers = Headers(scope=scope)
+    length = headers.get("content-length", "0")
+    is_long |= "transfer-encoding" in headers or len(length) > 7 or int(length) > _SHORT_BYTES
+    is_awaited = "expect" in headers
+    if not (is_long or is_awaited):
+        await response(scope, receive, send)
         return
 
-    async def send_and_linger(message: Message) -> None:
-        if message["type"] == "http.response.body":
+    async def send_and_end(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"connection", b"close")]
+        elif not is_awaited:
             await send({**message, "more_body": True})
             await _discard(receive)
             message = {"type": "http.response.body", "body": b""}
         await send(message)
 
-    response = render(error, request_id, sent | {"Connection": "close"})
-    await response(scope, receive, send_and_linger)
-
-
-def _has_body(scope: Scope) -> bool:
-    headers = Headers(scope=scope)
-    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    await response(scope, receive, send_and_end)
 
 
 class _TooLong(Exception):

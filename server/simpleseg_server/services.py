@@ -52,10 +52,10 @@ class Services:
             on_outcome=lambda outcome: self.metrics.fetches.labels(outcome).inc(),
         )
 
-    def require_room(self, owner: str) -> None:
-        """Raises ApiError 503 ``overloaded`` where there is no room for this client's request."""
-        if "segmenter" in self.__dict__:  # else nobody has asked for anything yet
-            self.segmenter.admission.require_room(owner)
+    @property
+    def admission(self) -> Admission | None:
+        """Who is in the house; None before anybody has asked for anything."""
+        return self.segmenter.admission if "segmenter" in self.__dict__ else None
 
     @cached_property
     def intake(self) -> ImageIntake:

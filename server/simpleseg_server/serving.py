@@ -13,7 +13,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
@@ -23,7 +22,7 @@ from simpleseg_server.config import ConfigError, Settings
 from simpleseg_server.connections import Care, CarefulConfig
 from simpleseg_server.draining import MainServer
 from simpleseg_server.logs import set_up
-from simpleseg_server.middleware import record_unread
+from simpleseg_server.middleware import UnreadRequests
 from simpleseg_server.services import Services
 from simpleseg_server.telemetry import logger
 
@@ -94,14 +93,16 @@ def careful(app: FastAPI, services: Services, lifespan: str = "on") -> CarefulCo
         header_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s,
         write_timeout_s=settings.write_timeout_s,
+        max_body_bytes=settings.max_body_bytes,
         max_connections=settings.max_connections or max(8, most_files - _OTHER_FILES),
         retry_after_s=settings.retry_after_s,
-        on_refusal=partial(record_unread, services.metrics),
+        on_refusal=UnreadRequests(services.metrics).record,
     )
     return CarefulConfig(
         app,
         care,
         backlog=_ACCEPTED_AT_ONCE,
+        proxy_headers=False,  # nothing here asks who a client is
         access_log=False,  # the server writes its own line for every request
         lifespan=lifespan,
         timeout_keep_alive=settings.idle_timeout_s,

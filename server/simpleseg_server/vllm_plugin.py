@@ -25,7 +25,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
 from simpleseg.schema import SegmentRequest
-from simpleseg_server.app import ERROR_HANDLERS, surroundings
+from simpleseg_server.app import ERROR_HANDLERS, credentials_of, surroundings
 from simpleseg_server.config import ConfigError, Settings
 from simpleseg_server.engines.base import Engine
 from simpleseg_server.keeper import EngineKeeper
@@ -86,8 +86,9 @@ class SegmentPlugin:
         workers = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="simpleseg-worker")
         services = Services(settings, keeper, metrics, workers)
         state.services = self._services = services
+        around = surroundings(settings, metrics, credentials_of(settings))
         for route in self._routes:
-            route.app = _within(surroundings(settings, metrics), route.app)
+            route.app = _within(around, route.app)
         services.intake.start()
         keeper.open()
         await keeper.settled()

@@ -7,6 +7,7 @@ which live as long as it does, left out.
 """
 
 import asyncio
+import gc
 import sys
 import threading
 from collections import deque
@@ -68,6 +69,8 @@ async def held() -> dict[str, Any]:
     return {
         "threads": sorted(name for name in threads if not name.startswith(_POOLS)),
         "tasks": len(asyncio.all_tasks()),
+        "frozen": gc.get_freeze_count(),
+        "collected": len(gc.get_objects()),
         "asked": HEARD.count,
         "last": list(HEARD.last),
     }

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -76,7 +77,7 @@ def test_E1_silent_connection(url: str) -> None:
 
 def test_E1_slow_body_that_no_route_reads(url: str) -> None:
     with Connection(url) as slow:
-        slow.send(request(path="/nowhere", headers=["Content-Length: 5000"]))
+        slow.send(request(path="/nowhere", headers=["Content-Length: 90000"]) + b" " * 70_000)
         assert slow.answer().status == 404
         slow.dribble(b" " * 5000, 0.05)
         assert slow.is_closed()
@@ -290,16 +291,23 @@ def test_E13_disconnects_free_the_slot(urls: tuple[str, str]) -> None:
     stages = [
         request(headers=["Content-Length: 900"]),
         whole[:-40],
+        request(headers=["Content-Length: 900", "Expect: 100-continue"]),
+        request(headers=["Content-Length: 90000"]) + b" " * 70_000,
         whole,
         request(body=body_of("endless", stream=True)),
     ]
     before = gauge(ops, "simpleseg_client_disconnects_total")
-    for data in stages:
+
+    def has(name: str, value: float) -> bool:
+        return gauge(ops, name) == value
+
+    for number, data in enumerate(stages, 1):
         with Connection(main) as connection:
             connection.send(data)
-            wait_for(lambda: gauge(ops, "simpleseg_in_flight") == 1)
-        wait_for(lambda: gauge(ops, "simpleseg_in_flight") == 0)
-    assert gauge(ops, "simpleseg_client_disconnects_total") == before + len(stages)
+            has_begun = number > 2  # not before a good part of the body is there
+            wait_for(partial(has, "simpleseg_in_flight", has_begun))
+        wait_for(partial(has, "simpleseg_in_flight", 0))
+        wait_for(partial(has, "simpleseg_client_disconnects_total", before + number))
     assert ask(main, request(body=body_of())).status == 200
 
 

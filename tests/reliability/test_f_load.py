@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from ..server.processes import scripted_server, wait_for
+from .canary import Canary
 from .wire import IMAGE, Connection, ask, body_of, gauge, request
 
 KEYS = "flood-key-1,steady-key-2"
@@ -77,21 +79,61 @@ def test_F1_burst(urls: tuple[str, str]) -> None:
     assert {shot.code for shot in shots} == {None, "overloaded"}
 
 
-def test_F1_a_full_house_refuses_before_the_body(urls: tuple[str, str]) -> None:
+@contextmanager
+def full_house(urls: tuple[str, str]) -> Iterator[str]:
+    """A server that has no room for the key in this header: it holds all places."""
     main, ops = urls
     key = f"X-API-Key: {KEYS.split(',')[0]}"
-    held = [Connection(main) for _ in range(SLOTS + QUEUE)]
-    for connection in held:
-        connection.send(request(body=body_of("slow"), headers=[key]))
-    wait_for(lambda: gauge(ops, "simpleseg_in_flight") == SLOTS + QUEUE)
-    headers = [key, "Content-Length: 1000000", "Expect: 100-continue"]
-    answer = ask(main, request(headers=headers))
+    with ExitStack() as held:
+        for _ in range(SLOTS + QUEUE):
+            connection = held.enter_context(Connection(main))
+            connection.send(request(body=body_of("endless"), headers=[key]))
+        wait_for(lambda: gauge(ops, "simpleseg_in_flight") == SLOTS + QUEUE)
+        yield key
+    wait_for(lambda: gauge(ops, "simpleseg_in_flight") == 0)
+
+
+def test_F1_a_full_house_refuses_before_the_body(urls: tuple[str, str]) -> None:
+    with full_house(urls) as key:
+        headers = [key, "Content-Length: 1000000", "Expect: 100-continue", "X-Request-Id: mine"]
+        answer = ask(urls[0], request(headers=headers))
     assert (answer.status, answer.code, answer.interim) == (503, "overloaded", ())
     assert int(answer.headers["retry-after"]) >= 1
     assert int(answer.headers["retry-after-ms"]) >= 1
-    for connection in held:
-        connection.socket.close()
-    wait_for(lambda: gauge(ops, "simpleseg_in_flight") == 0)
+    assert answer.headers["connection"] == "close"  # or it would not know what comes next
+    assert answer.headers["x-request-id"] == "mine" == answer.json["error"]["request_id"]
+    assert answer.headers["server-timing"].startswith("total;dur=")
+
+
+def test_F1_who_is_refused_may_ask_again_on_the_connection(urls: tuple[str, str]) -> None:
+    with Connection(urls[0]) as connection:
+        with full_house(urls) as key:
+            asked = request(body=body_of("short"), headers=[key])
+            begun = request(headers=[key, "Content-Length: 300000"]) + b" " * 70_000
+            for data in (asked, begun, b" " * 230_000 + asked):  # of a body the rest may come later
+                connection.send(data)
+                answer = connection.answer()
+                assert (answer.status, answer.code) == (503, "overloaded")
+                assert "connection" not in answer.headers
+        connection.send(asked)
+        assert connection.answer().status == 200
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 9000000", "Transfer-Encoding: chunked"])
+def test_F1_a_long_body_is_not_read_to_its_end(urls: tuple[str, str], length: str) -> None:
+    with full_house(urls) as key, Connection(urls[0]) as connection:
+        start = b"%x\r\n" % 70_000 if "chunked" in length else b""
+        connection.send(request(headers=[key, length]) + start + b" " * 70_000)
+        answer = connection.answer()
+        assert (answer.status, answer.headers["connection"]) == (503, "close")
+        assert connection.is_closed()
+
+
+def test_F1_a_full_house_still_knows_its_keys(urls: tuple[str, str]) -> None:
+    with full_house(urls):
+        assert ask(urls[0], request(body=body_of())).status == 401
+        steady = f"X-API-Key: {KEYS.split(',')[1]}"
+        assert ask(urls[0], request("GET", "/v1/models", headers=[steady])).status == 200
 
 
 @pytest.mark.slow  # it needs a core of its own
@@ -110,6 +152,13 @@ def test_F2_F10_sustained_and_over(urls: tuple[str, str]) -> None:
     # What was accepted waited for those before it at most.
     assert statistics.median(during) < 5 * statistics.median(before) + QUEUE / CAPACITY_PER_S
     assert statistics.median(after) < 3 * statistics.median(before)
+
+
+def test_F2_collecting_garbage_stops_nobody(canary: Canary) -> None:
+    """What a collection looks through is what requests have made, not what loading has."""
+    assert canary.golden()
+    held = canary.held()
+    assert held["frozen"] > held["collected"]
 
 
 def test_F4_a_large_request_among_small_ones(urls: tuple[str, str]) -> None:
@@ -186,11 +235,13 @@ def test_F8_bad_images(urls: tuple[str, str]) -> None:
 
 
 def test_slow_bodies_keep_nobody_out(urls: tuple[str, str]) -> None:
-    """Clients whose bodies do not come hold every place, until somebody needs one."""
+    """Clients whose bodies stop on the way hold every place, until somebody needs one; of others
+    that have sent less nobody has heard."""
     key = f"X-API-Key: {KEYS.split(',')[1]}"
-    held = [Connection(urls[0]) for _ in range(SLOTS + QUEUE)]
-    for connection in held:
-        connection.send(request(headers=[key, "Content-Length: 9000"]) + b"{")
+    held = [Connection(urls[0]) for _ in range(2 * (SLOTS + QUEUE))]
+    for number, connection in enumerate(held):
+        sent = 70_000 if number < SLOTS + QUEUE else 1
+        connection.send(request(headers=[key, "Content-Length: 90000"]) + b" " * sent)
     wait_for(lambda: gauge(urls[1], "simpleseg_in_flight") == SLOTS + QUEUE)
     time.sleep(1)
 

@@ -60,8 +60,12 @@ class Answer:
     interim: tuple[int, ...] = ()
 
     @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
     def code(self) -> str:
-        return str(json.loads(self.body)["error"]["code"])
+        return str(self.json["error"]["code"])
 
 
 class Connection:

@@ -1,5 +1,6 @@
 """Log lines: one JSON object for a request, with fixed fields, that nobody can forge."""
 
+import asyncio
 import io
 import json
 import logging
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simpleseg_server.engines.scripted import Reply
+from simpleseg_server.errors import overloaded
 from simpleseg_server.logs import (
     LINE_FIELDS,
     MAX_CHARACTERS,
@@ -20,6 +22,8 @@ from simpleseg_server.logs import (
     printable,
     set_up,
 )
+from simpleseg_server.middleware import UnreadRequests
+from simpleseg_server.telemetry import Metrics
 
 HEAD = ["time", "level", "logger"]
 
@@ -159,3 +163,27 @@ def test_a_bug_and_an_engine_fault_say_where_and_not_what(
     assert any("test_logs.py" in frame for frame in bug["frames"])
     assert bug["request_id"].startswith("req_")
     assert "canary" not in stream.getvalue()
+
+
+def test_a_flood_of_refusals_is_few_lines(stream: io.StringIO) -> None:
+    set_up("json", "info", stream)
+    metrics = Metrics()
+
+    async def flood() -> None:
+        unread = UnreadRequests(metrics)
+        for number in range(500):
+            unread.record(overloaded(1.0), f"req_{number}", "alice")
+        while "refused" not in stream.getvalue():
+            await asyncio.sleep(0.05)
+        unread.record(overloaded(1.0), "req_later")
+
+    asyncio.run(flood())
+    *first, summary, later = lines_of(stream)
+    assert [line["request_id"] for line in first] == [f"req_{n}" for n in range(len(first))]
+    assert list(first[0]) == [*HEAD, *LINE_FIELDS]
+    assert {line["key_name"] for line in first} == {"alice"}
+    assert summary["code"] == "overloaded"
+    assert len(first) + summary["count"] == 500
+    assert 0 < len(first) < 50
+    assert later["request_id"] == "req_later"
+    assert 'simpleseg_rejections_total{reason="overloaded"} 501.0' in str(metrics.exposition()[0])

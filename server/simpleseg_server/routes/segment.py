@@ -11,17 +11,14 @@ from starlette.responses import Response
 
 from simpleseg.schema import ErrorResponse, SegmentResponse, StreamEvent
 from simpleseg_server.admission import current_ticket
-from simpleseg_server.errors import ApiError, ClientGone, error_body
+from simpleseg_server.body import time_for
+from simpleseg_server.errors import ApiError, ClientGone, body_timeout, error_body
 from simpleseg_server.jobs import Job
 from simpleseg_server.middleware import CLIENT_CLOSED
 from simpleseg_server.services import owner_of, services_of
 from simpleseg_server.sse import DONE, EventStream, encode, event_stream
 
 T = TypeVar("T")
-
-_SLOW_START_S = 5.0
-_LEAST_BYTES_S = 16 * 1024
-"""How slowly a body may come, after its first seconds."""
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 404, 408, 413, 415, 422, 503)
@@ -158,7 +155,7 @@ async def read_request_body(request: Request, timeout_s: float) -> bytes:
     try:
         request.state.body = await _body(request, timeout_s)
     except TimeoutError:
-        raise ApiError(408, "body_timeout", "the request body came too slowly") from None
+        raise body_timeout() from None
     except ClientDisconnect:
         raise ClientGone from None
     return cast(bytes, request.state.body)
@@ -168,12 +165,11 @@ async def _body(request: Request, timeout_s: float) -> bytes:
     """Every byte that comes puts the deadline off, up to the last one."""
     began, ticket = asyncio.get_running_loop().time(), current_ticket()
     chunks, received = [], 0
-    async with asyncio.timeout(min(timeout_s, _SLOW_START_S)) as limit:
+    async with asyncio.timeout(time_for(0, timeout_s)) as limit:
         async for chunk in request.stream():
             chunks.append(chunk)
             received += len(chunk)
-            left_s = min(timeout_s, _SLOW_START_S + received / _LEAST_BYTES_S)
-            limit.reschedule(began + left_s)
+            limit.reschedule(began + time_for(received, timeout_s))
             if ticket is not None:
                 ticket.heard()
     if ticket is not None:

@@ -64,6 +64,7 @@ async def _serve(end: socket.socket, make: Callable[[], Engine], log_level: int)
         wire.send(writer, wire.NotStarted(f"{type(error).__name__}: {error}"))
         await writer.drain()
         return
+    gc.freeze()  # again: nor are answers to wait for a look through what loading has made
     wire.send(writer, wire.Started(engine.capabilities))
     await _Served(engine, reader, writer).run()
 
