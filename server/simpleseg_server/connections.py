@@ -194,6 +194,12 @@ class CarefulProtocol(HttpToolsProtocol):
         if cycle.more_body:  # the route answers 408 before, unless it reads nothing
             self._set_deadline(self._care.body_timeout_s + LINGER_S, self.leave)
 
+    def on_body(self, body: bytes) -> None:
+        try:
+            super().on_body(body)
+        except MemoryError:  # which the parser would take for a malformed request
+            self._stop(overloaded(self._care.retry_after_s))
+
     def on_message_complete(self) -> None:
         self._is_in_body = False
         self._bytes_between = 0
