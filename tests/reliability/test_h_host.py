@@ -186,8 +186,8 @@ def test_H8_few_threads_and_processes(most: int, tmp_path: Path) -> None:
     if subprocess.run(probe, check=False, capture_output=True).returncode:
         pytest.skip("no other user here can run the server")
     log, ports = tmp_path / "log", (free_port(), free_port())
-    command = [*user, "prlimit", f"--nproc={most}", sys.executable, SERVER]
-    settings = [f"port={ports[0]}", f"ops_port={ports[1]}"]
+    command = ["prlimit", f"--nproc={most}", *user, sys.executable, SERVER]
+    settings = [f"port={ports[0]}", f"ops_port={ports[1]}", "image_decoding=thread"]
     with log.open("wb") as stderr:
         process = subprocess.Popen([*command, *settings], stderr=stderr, cwd="/")
     try:

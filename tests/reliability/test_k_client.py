@@ -160,7 +160,7 @@ STREAM_DEATHS: dict[str, tuple[bytes, type[SimpleSegError]]] = {
         STREAM + b"event: error\ndata: " + ERROR + b', "request_id": "r"}}\n\n',
         StreamError,
     ),
-    "a page": (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", APIConnectionError),
+    "a page": (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", ResponseFormatError),
     "a proxy's page": (GATEWAY, InternalServerError),
     "no gzip": (
         STREAM.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n") + b"<html>",
