@@ -1,6 +1,7 @@
 """Section K: the client, and servers that behave badly."""
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -148,7 +149,7 @@ def listen(kind: str, url: str, **options: Any) -> None:
 
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
-ERROR = b'{"error": {"code": "draining", "message": "over", "type": "overloaded_error", "param": null'
+ERROR = {"code": "draining", "message": "over", "type": "overloaded_error", "request_id": "r"}
 STREAM_DEATHS: dict[str, tuple[bytes, type[SimpleSegError]]] = {
     "nothing": (STREAM, APIConnectionError),
     "half an event": (STREAM + b"event: segmentation.created\ndata: {", APIConnectionError),
@@ -157,7 +158,7 @@ STREAM_DEATHS: dict[str, tuple[bytes, type[SimpleSegError]]] = {
     "no JSON": (STREAM + b"event: segmentation.created\ndata: {\n\n", ResponseFormatError),
     "no event of ours": (STREAM + b"event: error\ndata: <html>\n\n", ResponseFormatError),
     "an error": (
-        STREAM + b"event: error\ndata: " + ERROR + b', "request_id": "r"}}\n\n',
+        STREAM + b"event: error\ndata: " + json.dumps({"error": ERROR}).encode() + b"\n\n",
         StreamError,
     ),
     "a page": (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", ResponseFormatError),
