@@ -58,7 +58,7 @@ def test_D15_a_thousand_requests_that_name_one_slow_host(make_canary: MakeCanary
             async def uploads() -> float:
                 shots = [await load.shoot(port, upload, time.perf_counter()) for _ in range(20)]
                 assert all(shot.is_good for shot in shots)
-                return statistics.median(shot.seconds for shot in shots)
+                return statistics.median([float(shot.seconds) for shot in shots])
 
             async def run() -> None:
                 alone, named = await uploads(), set[asyncio.Task[Any]]()
