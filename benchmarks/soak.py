@@ -42,7 +42,8 @@ from simpleseg_server.serving import bind
 from simpleseg_server.telemetry import Metrics
 
 REQUESTS, QUICK_REQUESTS = 100_000, 300
-WARM_UP_SHARE = 0.1
+WARM_UP_SHARE, WARM_UP_LEAST = 0.1, 5_000
+"""The same requests as begin afterwards: by the end of so many nearly all kinds have come."""
 SETTLING_S = 30.0
 POOLS = ("simpleseg-worker", "asyncio_", "AnyIO")
 
@@ -124,10 +125,10 @@ def _holding(url: str, pid: int) -> dict[str, float]:
 
 
 async def measure(count: int, url: str, pid: int) -> dict[str, Any]:
-    mix = Mix(seed=0)
-    await drive(url, max(200, int(count * WARM_UP_SHARE)), mix)
+    warm_up = max(min(count, WARM_UP_LEAST), int(count * WARM_UP_SHARE))
+    await drive(url, warm_up, Mix(seed=0))
     before = await settled(url, pid)
-    statuses = await drive(url, count, mix)
+    statuses = await drive(url, count, Mix(seed=0))
     after = await settled(url, pid)
     growth = {name: round(after[name] - before[name], 1) for name in before}
     return growth | {

@@ -2,8 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -19,9 +19,25 @@ def descendants(pid: int | None = None) -> Iterator[int]:
 def kill_children() -> None:
     """Kill all of them, and see their end. Raises nothing."""
     children = list(descendants())
-    for child in children:
-        with suppress(OSError):
-            os.kill(child, signal.SIGKILL)
+    _kill(children)
     for child in children:
         with suppress(OSError):  # a grandchild is another's to wait for
             os.waitpid(child, 0)
+
+
+@contextmanager
+def none_after_failure() -> Iterator[None]:
+    """Kill the children that the block has begun where it raises: they would go on importing for
+    seconds, and hold the standard error that somebody waits for the end of."""
+    before = set(descendants())
+    try:
+        yield
+    except BaseException:
+        _kill(set(descendants()) - before)  # whoever started them sees their end
+        raise
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)

@@ -19,13 +19,11 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from simpleseg_server import heads
 from simpleseg_server.body import time_for
 from simpleseg_server.errors import ApiError, body_timeout, error_body, overloaded, wait_headers
-from simpleseg_server.middleware import CLIENT_CLOSED, request_id_from
+from simpleseg_server.middleware import request_id_from
 
-MAX_HEAD_BYTES = 16 * 1024
-MAX_HEADERS = 64
-MAX_URL_BYTES = 8 * 1024
 MAX_REQUESTS = 1000
 """Requests on one connection."""
 MAX_AGE_S = 60.0
@@ -41,16 +39,6 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TCP_CLOSED = 7
 _PROBE_S = (0.01, 0.04, 0.1, 0.25, 1.0)
 """When to look whether a client that sent its last byte is gone; the last interval repeats."""
-
-_MALFORMED = ApiError(400, "http_invalid", "this is not a request of HTTP/1.1")
-_HOST_WRONG = ApiError(400, "host_invalid", "a request has one Host header, a name and a port")
-_TOO_SLOW = ApiError(408, "header_timeout", "the request's head came too slowly")
-_GONE = ApiError(CLIENT_CLOSED, "client_closed", "the client hung up")
-_URL_TOO_LONG = ApiError(414, "url_too_long", f"a URL may have {MAX_URL_BYTES} bytes")
-_HEAD_TOO_LARGE = ApiError(
-    431, "headers_too_large", f"a head may have {MAX_HEADERS} headers and {MAX_HEAD_BYTES} bytes"
-)
-_EXPECTATION = ApiError(417, "expectation_unsupported", "only 100-continue can be expected")
 
 _NEEDED = (
     "_start_asgi_task",
@@ -125,7 +113,7 @@ class CarefulProtocol(HttpToolsProtocol):
         self._held: tuple[RequestResponseCycle, Any] | None = None  # since ``_held_since``
         self._deadline: TimerHandle | None = None
         self._write_deadline: TimerHandle | None = None
-        self._refusal = _MALFORMED
+        self._refusal = heads.MALFORMED
         self._is_deaf = False
         self._has_eof = False
         self._is_in_body = False
@@ -151,8 +139,8 @@ class CarefulProtocol(HttpToolsProtocol):
             self._bytes_between += len(data)
             self._await_head()
         super().data_received(data)
-        if not self._is_in_body and self._bytes_between > 2 * MAX_HEAD_BYTES:
-            self._refuse(_HEAD_TOO_LARGE)
+        if not self._is_in_body and self._bytes_between > 2 * heads.MAX_HEAD_BYTES:
+            self._refuse(heads.HEAD_TOO_LARGE)
 
     def _await_head(self) -> None:
         if self._deadline is None:
@@ -166,23 +154,23 @@ class CarefulProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
-        if len(self.url) > MAX_URL_BYTES:
-            self._stop(_URL_TOO_LONG)
+        if len(self.url) > heads.MAX_URL_BYTES:
+            self._stop(heads.URL_TOO_LONG)
         self._head_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
         self._head_bytes += len(name) + len(value) + 4
-        if len(self.headers) > MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
-            self._stop(_HEAD_TOO_LARGE)
+        if len(self.headers) > heads.MAX_HEADERS or self._head_bytes > heads.MAX_HEAD_BYTES:
+            self._stop(heads.HEAD_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         hosts = [value for name, value in self.headers if name == b"host"]
         is_old = self.parser.get_http_version() == "1.0"
         if not (is_old and not hosts) and (len(hosts) != 1 or not _HOST.fullmatch(hosts[0])):
-            self._stop(_HOST_WRONG)
+            self._stop(heads.HOST_WRONG)
         if any(name == b"expect" for name, _ in self.headers) and not self.expect_100_continue:
-            self._stop(_EXPECTATION)
+            self._stop(heads.EXPECTATION)
         self._clear_deadline()
         self._bytes_between = 0
         self._requests += 1
@@ -224,7 +212,10 @@ class CarefulProtocol(HttpToolsProtocol):
             self._start(*held)
 
     def on_body(self, body: bytes) -> None:
-        super().on_body(body)
+        try:
+            super().on_body(body)
+        except MemoryError:  # which the parser would take for a malformed request
+            self._stop(overloaded(self._care.retry_after_s))
         if len(self.cycle.body) >= ENOUGH_BYTES:
             self._start_held()
 
@@ -290,7 +281,7 @@ class CarefulProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._held is not None:
             self._held = None
-            self._care.on_refusal(_GONE, request_id_from(None))
+            self._care.on_refusal(heads.GONE, request_id_from(None))
         self.is_leaving = True
         self._clear_deadline()
         self._clear_write_deadline()
@@ -350,7 +341,7 @@ class CarefulProtocol(HttpToolsProtocol):
 
     def _on_slow_head(self) -> None:
         if self._bytes_between:
-            self._refuse(_TOO_SLOW)
+            self._refuse(heads.TOO_SLOW)
         else:
             self.leave()
 

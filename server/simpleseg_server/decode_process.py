@@ -15,8 +15,9 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from simpleseg_polygon.geometry import Box, ImageSize
@@ -113,6 +114,8 @@ def _reap(pid: int) -> int:
 
 def _decode_all(channel: socket.socket, limits: Limits) -> None:
     """Never returns."""
+    with suppress(OSError):  # where memory runs out the kernel is to end this process, not others
+        Path("/proc/self/oom_score_adj").write_text("1000")
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
         resource.setrlimit(limit, (0, 0))

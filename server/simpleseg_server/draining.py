@@ -37,6 +37,8 @@ _HANDSHAKE_S = 0.25
 _QUIET_S = 0.25
 """A connection on which nothing has happened for so long is closed; a client that sends its next
 request just then sees it closed, as with any server that closes an idle connection."""
+_LAST_WORDS_S = 1.0
+"""Time for streams to say that they end unfinished."""
 _END_S = 5.0
 """Time for what remains when that of requests is over: answering them so, stopping the engine."""
 
@@ -144,6 +146,8 @@ class MainServer(uvicorn.Server):
         tasks = list(self.server_state.tasks)
         if tasks:
             logger.error("%d requests were not answered in time", len(tasks))
+            self._services.keeper.over.set()
+            await asyncio.wait(tasks, timeout=_LAST_WORDS_S)
             for task in tasks:
                 task.cancel(DRAINED)
             await asyncio.wait(tasks, timeout=_END_S)

@@ -90,7 +90,11 @@ def image_url_blocked(param: str) -> ApiError:
     return ApiError(422, "image_url_blocked", message, param=param)
 
 
-def internal_error() -> ApiError:
+def unforeseen(error: Exception, retry_after_s: float) -> ApiError:
+    """What to say where something was raised that nobody expected: that there is no memory left is
+    the server's state and will pass, anything else is a bug."""
+    if isinstance(error, MemoryError):
+        return overloaded(retry_after_s)
     return ApiError(500, "internal_error", INTERNAL_MESSAGE)
 
 

@@ -41,6 +41,8 @@ class EngineKeeper:
         self._is_draining = False
         self._is_refusing = False
         self._last_beat: float | None = None
+        self.over = asyncio.Event()
+        """Set when the time is over that a stopping server gives the requests under way."""
 
     def open(self) -> None:
         """Begin to start the engine; returns at once."""

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from simpleseg_server.errors import ApiError, draining, internal_error, render
+from simpleseg_server.errors import ApiError, draining, render, unforeseen
 from simpleseg_server.logs import error_fields, log_request
 from simpleseg_server.stages import StageTimes
 from simpleseg_server.telemetry import Metrics, logger, outcome_of, server_timing
@@ -81,7 +81,8 @@ class RequestContext:
             log_bug(error, request_id)
             if status != CLIENT_CLOSED:
                 raise
-            await render(internal_error(), request_id)(scope, receive, send_named)
+            last_resort = unforeseen(error, self.retry_after_s)
+            await render(last_resort, request_id)(scope, receive, send_named)
         finally:
             self._record(scope, method, status, time.perf_counter() - began)
 

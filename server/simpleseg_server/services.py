@@ -1,5 +1,6 @@
 """What the routes share: one object for each server, kept on the application."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +9,7 @@ from typing import cast
 from fastapi import Request
 
 from simpleseg_server.admission import Admission
-from simpleseg_server.config import Settings
+from simpleseg_server.config import ConfigError, Settings
 from simpleseg_server.fetch import Fetcher, Network
 from simpleseg_server.grammar_judge import GrammarJudge
 from simpleseg_server.image_intake import ImageIntake
@@ -61,6 +62,19 @@ class Services:
     def intake(self) -> ImageIntake:
         """Decodes images."""
         return ImageIntake(self.settings, self.workers, self.metrics)
+
+    def start_workers(self) -> None:
+        """Start all threads: one that there is no room for later would fail a request. Raises
+        ConfigError."""
+        count = self.settings.worker_threads
+        all_here = threading.Barrier(count)
+        try:
+            for _ in range(count):
+                self.workers.submit(all_here.wait)
+        except RuntimeError:
+            all_here.abort()
+            message = f"worker_threads: the system has no room for {count} threads"
+            raise ConfigError(message) from None
 
     def close_workers(self) -> None:
         """End the threads, and then the processes that work for them."""

@@ -55,6 +55,7 @@ def run(
         ops_listener = bind(settings.ops_host, settings.ops_port, "ops_port")
     app = make(fail)
     services: Services = app.state.services
+    services.start_workers()
     main = MainServer(careful(app, services), services)
     _announce(settings, listener, ops_listener)
     with _operations(services, ops_listener):

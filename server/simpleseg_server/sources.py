@@ -8,7 +8,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,11 @@ ENV_PREFIX = "SIMPLESEG_"
 FILE_VARIABLE = "SIMPLESEG_CONFIG"
 KEY_VARIABLES = ("SIMPLESEG_API_KEYS", "SIMPLESEG_API_KEY")
 """Both add to ``api_keys``; the second is also what the client library sends."""
+SECRET_VARIABLES = (
+    *KEY_VARIABLES,
+    "SIMPLESEG_UPSTREAM_API_KEY",
+    "SIMPLESEG_LABEL_STUDIO_TOKEN",
+)
 _OTHER_VARIABLES = frozenset({"SIMPLESEG_BASE_URL", FILE_VARIABLE, *KEY_VARIABLES})
 _MASK = "**********"
 
@@ -75,6 +80,12 @@ def load(
     except ValidationError as error:
         raise ConfigError(_describe(error, origins)) from None
     return Loaded(settings, origins)
+
+
+def forget_secrets(environ: MutableMapping[str, str]) -> None:
+    """Drop the variables that hold secrets, once they are read: no child needs them."""
+    for name in SECRET_VARIABLES:
+        environ.pop(name, None)
 
 
 def _from_options(options: Mapping[str, Any]) -> Iterator[Given]:

@@ -10,6 +10,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from simpleseg_server.middleware import DRAINED
+
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -40,14 +42,17 @@ def event_stream(*names: str, model: str) -> dict[str, Any]:
 
 class EventStream(StreamingResponse):
     """An answer of server-sent events; ``held`` is closed when it ends, however it ends, also where
-    the client left before it began."""
+    the client left before it began. Once ``over`` is set it ends as ``kept_up`` says."""
 
     def __init__(
-        self, chunks: AsyncGenerator[bytes, None], held: AsyncExitStack, keep_alive_s: float
+        self,
+        chunks: AsyncGenerator[bytes, None],
+        held: AsyncExitStack,
+        keep_alive_s: float,
+        over: asyncio.Event,
     ) -> None:
-        super().__init__(
-            with_keep_alive(chunks, keep_alive_s), media_type="text/event-stream", headers=_HEADERS
-        )
+        content = kept_up(chunks, keep_alive_s, over)
+        super().__init__(content, media_type="text/event-stream", headers=_HEADERS)
         self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,25 +63,34 @@ class EventStream(StreamingResponse):
                 return
 
 
-async def with_keep_alive(
-    chunks: AsyncGenerator[bytes, None], interval_s: float
+async def kept_up(
+    chunks: AsyncGenerator[bytes, None], interval_s: float, over: asyncio.Event
 ) -> AsyncIterator[bytes]:
     """The chunks, with a comment whenever none has come for ``interval_s`` seconds: proxies and
-    clients close what is silent for long."""
+    clients close what is silent for long. Once ``over`` is set, what makes them is cancelled with
+    ``DRAINED``, and may still give chunks that say so."""
     async with aclosing(chunks):
         coming = asyncio.ensure_future(anext(chunks))
+        ending = asyncio.ensure_future(over.wait())
+        awaited: set[asyncio.Future[Any]] = {ending}
         try:
             while True:
-                done, _ = await asyncio.wait({coming}, timeout=interval_s)
-                if not done:
+                await asyncio.wait(
+                    {coming, *awaited}, timeout=interval_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                if coming.done():
+                    try:
+                        chunk = coming.result()
+                    except StopAsyncIteration:
+                        return
+                    yield chunk
+                    coming = asyncio.ensure_future(anext(chunks))
+                elif awaited and ending.done():
+                    awaited.clear()
+                    coming.cancel(DRAINED)
+                else:
                     yield KEEP_ALIVE
-                    continue
-                try:
-                    chunk = coming.result()
-                except StopAsyncIteration:
-                    return
-                yield chunk
-                coming = asyncio.ensure_future(anext(chunks))
         finally:
             coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
+            ending.cancel()
+            await asyncio.gather(coming, ending, return_exceptions=True)

@@ -1,8 +1,9 @@
 """Whether tests notice when a guard is gone: ``python tests/reliability/mutations.py [NAME...]``.
 
 Each guard of ``mutations.toml`` is removed from a copy of the sources, and the tests that are to
-notice are run on it. The last line says how many were caught; the exit status is 1 below 90 %, and
-where a guard's line is not found exactly once. Tests that stall for ``STALL_S`` have noticed too.
+notice are run on it; before, they must pass with it in place, or their failure would show nothing.
+The last line says how many were caught; the exit status is 1 below 90 %, and where a guard's line
+is not found exactly once. Tests that stall for ``STALL_S`` have noticed too.
 """
 
 import os
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -49,12 +51,20 @@ def run(folder: Path, tests: str) -> bool:
     return ended.returncode == 0
 
 
+@cache
+def passes_unharmed(folder: Path, tests: str) -> bool:
+    return run(folder, tests)
+
+
 def is_caught(folder: Path, mutation: Mapping[str, str]) -> bool:
-    """Whether the tests notice. Raises ValueError for a guard that is not there, or twice."""
+    """Whether the tests notice. Raises ValueError for a guard that is not there, or twice, or whose
+    tests fail anyway."""
     path = folder / mutation["file"]
     text = path.read_text()
     if text.count(mutation["guard"]) != 1:
         raise ValueError(f"{text.count(mutation['guard'])} times in {mutation['file']}")
+    if not passes_unharmed(folder, mutation["tests"]):
+        raise ValueError("its tests fail with it in place")
     path.write_text(text.replace(mutation["guard"], mutation["without"]))
     try:
         return not run(folder, mutation["tests"])
@@ -81,7 +91,7 @@ def main(names: list[str]) -> int:
                 continue
             caught += found
             print(f"{'caught ' if found else 'MISSED '} {name}", flush=True)
-    print(f"{caught} of {len(chosen)} guards are missed when they are gone, {faults} not tried")
+    print(f"{caught} of {len(chosen)} removed guards were noticed, {faults} not tried")
     return int(faults > 0 or caught < TARGET * len(chosen))
 
 

@@ -53,8 +53,11 @@ def test_B3_control_characters(canary: Canary) -> None:
 
 
 def test_B6_unicode(canary: Canary) -> None:
-    composed, decomposed = served(canary, prompt="café"), served(canary, prompt="cafe\u0301")
-    assert composed["results"] == decomposed["results"]
+    asked = []
+    for prompt in ("café", "cafe\u0301"):
+        result = served(canary, prompt=prompt)["results"]
+        asked.append((result, canary.instruction()))
+    assert asked[0] == asked[1], "one normal form for the engine too"
     for prompt in (
         "\U0001f468\u200d\U0001f469\u200d\U0001f467",
         "a" + "\u0301" * 1000,
@@ -65,6 +68,10 @@ def test_B6_unicode(canary: Canary) -> None:
     ):
         answer = served(canary, prompt=prompt)["results"][0]
         assert answer["prompt"] == unicodedata.normalize("NFC", prompt)
+        assert answer["prompt"] in canary.instruction()
+        assert refused(canary, body_of(prompt=prompt, **{prompt: 1})) == (400, "unknown_parameter")
+    headers = [(b"X-Request-Id", "\u202egod".encode()), (b"User-Agent", "\u202egod".encode())]
+    assert canary.client.post("/\u202egod", json={}, headers=headers).status_code == 404
     assert canary.log.read_text().isascii()
 
 

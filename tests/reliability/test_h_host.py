@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 import pytest
 from pydantic import SecretStr
 from starlette.testclient import TestClient
@@ -22,7 +23,7 @@ from simpleseg_server.app import create_app
 from simpleseg_server.config import Settings
 from simpleseg_server.engines.scripted import ScriptedEngine
 
-from ..server.processes import wait_for
+from ..server.processes import demo_server, wait_for
 from .canary import GOLDEN, IMAGE64, KEY, SERVER, address_of, fetched, posted
 from .canary_server import reply
 from .conftest import MakeCanary
@@ -173,6 +174,38 @@ def test_H8_few_descriptors(tmp_path: Path) -> None:
         assert golden(url) == first
 
 
+SOMEBODY = ("setpriv", "--reuid=65533", "--regid=65533", "--clear-groups")
+"""The limit of processes binds no administrator."""
+
+
+@pytest.mark.parametrize("most", [1, 3, 5, 8])
+def test_H8_few_threads_and_processes(most: int, tmp_path: Path) -> None:
+    """It does not start, at once and saying why, or serves what it can."""
+    user = SOMEBODY if os.geteuid() == 0 else ()
+    probe = [*user, sys.executable, "-c", "import simpleseg_server"]
+    if subprocess.run(probe, check=False, capture_output=True).returncode:
+        pytest.skip("no other user here can run the server")
+    log, ports = tmp_path / "log", (free_port(), free_port())
+    command = ["prlimit", f"--nproc={most}", *user, sys.executable, SERVER]
+    settings = [f"port={ports[0]}", f"ops_port={ports[1]}", "image_decoding=thread"]
+    with log.open("wb") as stderr:
+        process = subprocess.Popen([*command, *settings], stderr=stderr, cwd="/")
+    try:
+        ops_url = f"http://127.0.0.1:{ports[1]}"
+        wait_for(lambda: is_ready(ops_url) or process.poll() is not None)
+        if process.poll() is None:
+            for _ in range(3):
+                answer = posted(f"http://127.0.0.1:{ports[0]}", "/segment", GOLDEN)
+                assert answer[0] in (200, 503), answer
+            assert is_ready(ops_url)
+        else:
+            assert process.returncode != 0
+            assert re.search(r"thread|process", log.read_text()), log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize("mebibytes", [64, 512])
 def test_H8_little_memory(mebibytes: int, tmp_path: Path) -> None:
     """It does not start, at once and saying why, or serves."""
@@ -295,3 +328,15 @@ def test_H11_secrets_are_never_shown(
         limits = Path(f"/proc/{canary.process.pid}/limits").read_text()
         [core] = [line for line in limits.splitlines() if line.startswith("Max core file size")]
         assert core.split()[4:6] == ["0", "0"]
+
+
+def test_H11_children_have_no_secrets(tmp_path: Path) -> None:
+    """Not even in their environment, which the system shows to whoever runs the server."""
+    with demo_server(tmp_path / "log", api_keys=SECRET, supervise="true") as (process, _):
+        shown = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) > 2, "the engine's, the decoders', and those that begin them"
+        for child in children:
+            for name in ("environ", "cmdline"):
+                shown += Path(f"/proc/{child.pid}/{name}").read_bytes()
+    assert SECRET.encode() not in shown

@@ -1,5 +1,6 @@
 """The catalogue's section H, its first rows: what signals do to a server."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import psutil
 import pytest
 
 from ..server.processes import scripted_server, status_of, wait_for
-from .wire import Connection, ask, body_of, gauge, request
+from .wire import IMAGE, Connection, ask, body_of, gauge, request
 
 SETTINGS = {"ops_port": "0", "max_running_prompts": "2", "max_queued_requests": "20"}
 
@@ -119,6 +120,39 @@ def test_H1_what_takes_too_long_is_told_so(tmp_path: Path) -> None:
             answer = connection.answer()
         assert (answer.status, answer.code) == (503, "draining")
         assert process.wait(60) == 0
+
+
+TEXT = "Output the polygon coordinates of the unfinished dog in the image."
+URL = f"data:image/png;base64,{IMAGE}"
+CONTENT = [{"type": "image_url", "image_url": {"url": URL}}, {"type": "text", "text": TEXT}]
+STREAMS: dict[str, dict[str, Any]] = {
+    "/segment": body_of("unfinished"),
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": CONTENT}]},
+    "/v1/segment": {"image_url": URL, "object": "unfinished"},  # Moondream's
+}
+
+
+def test_H1_a_stream_that_takes_too_long_is_told_so(tmp_path: Path) -> None:
+    """It ends as streams do, the error its last event, also beside a request that is none."""
+    settings = {**SETTINGS, "max_running_prompts": "4", "enable": "moondream"}
+    settings |= {"shutdown_timeout_s": "1", "drain_s": "0"}
+    with scripted_server(tmp_path / "log", **settings) as (process, (main, ops)):
+        with ExitStack() as held:
+            plain, *streams = [held.enter_context(Connection(main)) for _ in (None, *STREAMS)]
+            plain.send(request(body=body_of("endless")))
+            for stream, (path, body) in zip(streams, STREAMS.items(), strict=True):
+                stream.send(request(path=path, body={**body, "stream": True}))
+                assert stream.answer().status == 200  # its head; of the rest a part has come
+            wait_for(lambda: gauge(ops, "simpleseg_in_flight") == 4)
+            process.send_signal(signal.SIGTERM)
+            for stream in streams:
+                text = stream.read_to_end().decode()
+                assert text.endswith("0\r\n\r\n"), "the answer breaks off"
+                events = [line for line in text.splitlines() if line.startswith("data: {")]
+                assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "draining"
+            assert plain.answer().code == "draining"
+        assert process.wait(60) == 0
+    assert (tmp_path / "log").read_text().count('"status": 503') == 4, "logged as what they were"
 
 
 LOADING = """

@@ -130,6 +130,8 @@ def test_I6_hostile_fields_are_one_short_line() -> None:
                 assert line.isascii()
                 assert line.isprintable()
                 assert len(line) < MAX_LINE_BYTES < 8192
+                if text not in (fields or {}) and isinstance(formatter, JsonFormatter):
+                    assert json.loads(line), "strings are shortened, not the line"
 
 
 def test_I6_hostile_requests_are_one_line_each(canary: Canary) -> None:

@@ -1,6 +1,7 @@
 """Section K: the client, and servers that behave badly."""
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -19,20 +20,23 @@ from simpleseg.errors import (
     InvalidInputError,
     ResponseFormatError,
     SimpleSegError,
+    StreamError,
 )
 
 from .canary import png
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+GZIP = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 6\r\n\r\n<html>"
 GATEWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>"
 
 
 class Server:
     """Reads a request of any length and answers with ``data``, then with ``drip`` again and again
-    until the client has gone. ``connections`` counts."""
+    until the client has gone; with ``stays`` it says nothing until then. ``connections`` counts."""
 
-    def __init__(self, data: bytes, drip: bytes = b"") -> None:
-        self.data, self.drip, self.connections = data, drip, 0
+    def __init__(self, data: bytes, drip: bytes = b"", stays: bool = False) -> None:
+        self.data, self.drip, self.stays, self.connections = data, drip, stays, 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve)
@@ -60,6 +64,9 @@ class Server:
             while self.drip:
                 connection.sendall(self.drip)
                 time.sleep(0.01)
+            if self.stays:
+                connection.settimeout(60)
+                connection.recv(1)
         except OSError:
             return
 
@@ -70,8 +77,8 @@ class Server:
 
 
 @contextmanager
-def serving(data: bytes, drip: bytes = b"") -> Iterator[Server]:
-    server = Server(data, drip)
+def serving(data: bytes, drip: bytes = b"", stays: bool = False) -> Iterator[Server]:
+    server = Server(data, drip, stays)
     try:
         yield server
     finally:
@@ -99,6 +106,10 @@ DEATHS: dict[str, tuple[bytes, type[SimpleSegError]]] = {
     "a page": (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", ResponseFormatError),
     "a proxy's page": (GATEWAY, InternalServerError),
     "no HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n", APIConnectionError),
+    "half a chunk": (CHUNKED + b"ffff\r\n{", APIConnectionError),
+    "no gzip": (GZIP, APIConnectionError),
+    "no UTF-8": (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\xff\xfe", ResponseFormatError),
+    "another object": (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", ResponseFormatError),
 }
 
 
@@ -117,16 +128,61 @@ def test_K2_a_server_that_never_ends(kind: str) -> None:
         ask(kind, server.url, timeout=1.0)
 
 
-def test_K2_a_stream_that_dies() -> None:
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
-    for data in (head, head + b"event: segmentation.created\ndata: {", head + b": hi\n\n"):
+def listen(kind: str, url: str, **options: Any) -> None:
+    """Hear a stream to its end, through either client."""
+    if kind == "sync":
         with (
-            serving(data) as server,
-            SimpleSeg(server.url, max_retries=0) as client,
+            SimpleSeg(url, max_retries=0, **options) as client,
             client.stream(png(), "a dog") as stream,
-            pytest.raises(APIConnectionError),
         ):
             list(stream)
+        return
+
+    async def run() -> None:
+        async with (
+            AsyncSimpleSeg(url, max_retries=0, **options) as client,
+            client.stream(png(), "a dog") as stream,
+        ):
+            _ = [event async for event in stream]
+
+    asyncio.run(run())
+
+
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+ERROR = {"code": "draining", "message": "over", "type": "overloaded_error", "request_id": "r"}
+STREAM_DEATHS: dict[str, tuple[bytes, type[SimpleSegError]]] = {
+    "nothing": (STREAM, APIConnectionError),
+    "half an event": (STREAM + b"event: segmentation.created\ndata: {", APIConnectionError),
+    "a comment": (STREAM + b": hi\n\n", APIConnectionError),
+    "an end without a result": (STREAM + b"data: [DONE]\n\n", APIConnectionError),
+    "no JSON": (STREAM + b"event: segmentation.created\ndata: {\n\n", ResponseFormatError),
+    "no event of ours": (STREAM + b"event: error\ndata: <html>\n\n", ResponseFormatError),
+    "an error": (
+        STREAM + b"event: error\ndata: " + json.dumps({"error": ERROR}).encode() + b"\n\n",
+        StreamError,
+    ),
+    "a page": (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", ResponseFormatError),
+    "a proxy's page": (GATEWAY, InternalServerError),
+    "no gzip": (
+        STREAM.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n") + b"<html>",
+        APIConnectionError,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("death", STREAM_DEATHS)
+def test_K2_streams_that_die(kind: str, death: str) -> None:
+    data, error = STREAM_DEATHS[death]
+    with serving(data) as server, pytest.raises(error):
+        listen(kind, server.url)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_K2_a_stream_that_falls_silent(kind: str) -> None:
+    """Not even its comments come any more, and the connection stays."""
+    with serving(STREAM + b": hi\n\n", stays=True) as server, pytest.raises(APITimeoutError):
+        listen(kind, server.url, timeout=1.0)
 
 
 def bad_images(folder: Path) -> Iterator[tuple[Any, type[Exception], str]]:

@@ -41,6 +41,7 @@ PHRASES = {
     "slow": Reply("[]", delay_s=2.0),
     "short": Reply("[]", delay_s=0.02),
     "endless": Reply("[]", fault="hang"),
+    "unfinished": Reply(f"{TRIANGLE[:-2]}, [[0.6, 0.6", fault="hang", fault_after=11),
     "huge": Reply("x" * 8_000_000, token_length=8_000_000),
 }
 

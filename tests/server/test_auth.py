@@ -266,8 +266,9 @@ def test_a_refused_request_holds_nothing() -> None:
     quotas = Quotas(1.0, clock)
     key = Key("a", b"", requests_per_minute=1, max_concurrent_requests=1)
     quotas.enter(key)
-    with pytest.raises(ApiError, match="rate_limit_exceeded"):
+    with pytest.raises(ApiError, match="rate_limit_exceeded") as caught:
         quotas.enter(key)
+    assert "at a time" in caught.value.message
     quotas.leave(key)
     clock.now = 60
     quotas.enter(key)

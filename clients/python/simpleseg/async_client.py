@@ -191,7 +191,7 @@ class AsyncSimpleSeg:
                     async with aclosing(response):
                         limit_body(response)
                         await response.aread()
-            except httpx2.TransportError as error:
+            except httpx2.RequestError as error:
                 delay_s = attempts.after_failure(error)
             else:
                 wait_s = attempts.after_answer(received(response, with_body=not is_open))

@@ -6,6 +6,7 @@ Nothing heavy is imported before the command that needs it runs.
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,9 +85,11 @@ def serve(
     Every option is also a variable, SIMPLESEG_MAX_PROMPTS, and a line of the file, max_prompts = 8.
     An option comes before a variable, a variable before the file. An unknown setting is an error.
     """
+    from simpleseg_server.children import none_after_failure
     from simpleseg_server.engines.choose import begin_early
     from simpleseg_server.imports import without_collection
     from simpleseg_server.keys import KeyRing
+    from simpleseg_server.sources import forget_secrets
 
     loaded = load_settings(config, options)
     with settings_errors():
@@ -94,16 +97,18 @@ def serve(
     if check_config:
         typer.echo(loaded.render())
         return
-    with extra("server"), without_collection():
-        begin_early(loaded.settings.engine, is_supervised=loaded.settings.supervise)
-        from simpleseg_server.serving import run
     failures: list[str] = []
 
     def fail() -> None:
         failures.append("the model could not be loaded: see the log above")
 
-    with settings_errors():
-        run(loaded.settings, lambda stop: application_of(loaded.settings, stop), fail)
+    forget_secrets(os.environ)
+    with none_after_failure():
+        with extra("server"), without_collection():
+            begin_early(loaded.settings.engine, is_supervised=loaded.settings.supervise)
+            from simpleseg_server.serving import run
+        with settings_errors():
+            run(loaded.settings, lambda stop: application_of(loaded.settings, stop), fail)
     if failures:
         raise Failure(failures[0])
 

@@ -224,7 +224,7 @@ class SimpleSeg:
                     with closing(response):
                         limit_body(response)
                         response.read()
-            except httpx2.TransportError as error:
+            except httpx2.RequestError as error:
                 delay_s = attempts.after_failure(error)
             else:
                 wait_s = attempts.after_answer(received(response, with_body=not is_open))

@@ -144,7 +144,7 @@ class SegmentStream(_Stream):
                     yield event
                 if self._reader.is_done:
                     return
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise self._connection.error(error, self.request_id) from error
         self._reader.finish()
 
@@ -160,6 +160,6 @@ class AsyncSegmentStream(_Stream):
                     yield event
                 if self._reader.is_done:
                     return
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise self._connection.error(error, self.request_id) from error
         self._reader.finish()

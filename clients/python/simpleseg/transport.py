@@ -55,8 +55,8 @@ class Connection:
             timeout=httpx2.Timeout(seconds, connect=min(_CONNECT_TIMEOUT_S, seconds)),
         )
 
-    def error(self, error: httpx2.TransportError, request_id: str | None) -> APIConnectionError:
-        """A failure of the socket in our words."""
+    def error(self, error: httpx2.RequestError, request_id: str | None) -> APIConnectionError:
+        """A failure of the socket, or of what came from it, in our words."""
         if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
             message = f"no server answers at {self.base_url}"
             ours: APIConnectionError = ServerUnreachableError(message)
@@ -76,7 +76,7 @@ class Attempts:
         self._request_id = request_id
         self._retries = 0
 
-    def after_failure(self, error: httpx2.TransportError) -> float:
+    def after_failure(self, error: httpx2.RequestError) -> float:
         """Seconds before the next attempt where no answer came; raises where there is none.
 
         A timeout is final unless nobody took the connection: the server may still be at work.

@@ -10,7 +10,8 @@ step of its row: so prompts on one image join together and cost the others no pa
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -60,6 +61,7 @@ class _Row:
     """A request under way; ``length`` slots of its cache row hold tokens that are certain.
 
     ``position_offset`` is what the rotary position of its next token is ahead of its place.
+    ``drafted`` are the tokens guessed to follow the pending ones.
     ``cached_tokens`` of the prompt had been read before. ``joined_at`` is when the engine took the
     request on, ``began_at`` when the answer's first token was chosen.
     """
@@ -73,6 +75,7 @@ class _Row:
     position_offset: int = 0
     began_at: float = 0.0
     forward_passes: int = 0
+    drafted: list[int] = field(default_factory=list)
 
     @property
     def unread(self) -> Sequence[int]:
@@ -84,14 +87,14 @@ class _Row:
         """What the model has to read before the next token can be chosen."""
         return [*self.unread, *self.answer.pending]
 
-    def draft(self) -> list[int]:
-        return [] if self.unread else self.answer.draft()
+    def draft(self) -> None:
+        self.drafted = [] if self.unread else self.answer.draft()
 
-    def read(self, draft: list[int], logits: NDArray[np.float32]) -> None:
+    def read(self, logits: NDArray[np.float32]) -> None:
         """Take what the model has read and choose the tokens that follow."""
         self.forward_passes += not self.unread
         self.length += len(self.pending)
-        self.length += self.answer.read(draft, logits)
+        self.length += self.answer.read(self.drafted, logits)
         self.began_at = self.began_at or time.perf_counter()
 
 
@@ -180,10 +183,13 @@ class Decoder:
         If the pass fails, all of them get an EngineError; the engine goes on.
         """
         self._drop_gone()
+        for index, row in enumerate(self._rows):
+            with self._alone(index):
+                row.draft()
+        self._drop_gone()
         if not self._rows:
             return
-        drafts = [row.draft() for row in self._rows]
-        fed = [[*row.pending, *draft] for row, draft in zip(self._rows, drafts, strict=True)]
+        fed = [[*row.pending, *row.drafted] for row in self._rows]
         try:
             hidden = self._forward(fed)
             logits = self._candidate_output(hidden)
@@ -191,12 +197,12 @@ class Decoder:
             self.fail_all(engine_error(error))
             _raise_if_fatal(error)
             return
-        for i, draft in enumerate(drafts):
-            places = slice(len(fed[i]) - 1 - len(draft), len(fed[i]))
-            constrained = self._rows[i].answer.constrained
-            self._read(
-                i, draft, logits[i, places] if constrained else self._all_logits(hidden[i, places])
-            )
+        for i, row in enumerate(self._rows):
+            places = slice(len(fed[i]) - 1 - len(row.drafted), len(fed[i]))
+            with self._alone(i):
+                constrained = row.answer.constrained
+                row.read(logits[i, places] if constrained else self._all_logits(hidden[i, places]))
+                self._report(row)
         self._drop_gone()
 
     def fail_all(self, error: EngineError) -> None:
@@ -252,14 +258,14 @@ class Decoder:
         """Read a prompt in a pass of its own, choose the first token and keep what was read."""
         prompt = self.checkpoint.prompt(row.prompt, image.features)
         row.position_offset = prompt.position_offset
-        row.read([], self._logits(row, self._read_prompt(prompt, image.features)))
+        row.read(self._logits(row, self._read_prompt(prompt, image.features)))
         states = self._cache.copy(len(self._rows), len(prompt))
         self.images.keep(image, beginning, ReadPrompt(row.prompt, states, prompt.position_offset))
 
     def _read_rest(self, row: _Row) -> None:
         """Read a long rest of a prompt in a pass of its own, and choose the first token."""
         hidden = self._run([row], len(self._rows), [row.pending])
-        row.read([], self._logits(row, hidden[0, -1:]))
+        row.read(self._logits(row, hidden[0, -1:]))
 
     def _logits(self, row: _Row, hidden: Tensor) -> NDArray[np.float32]:
         return (self._candidate_output if row.answer.constrained else self._all_logits)(hidden)
@@ -293,16 +299,16 @@ class Decoder:
     def _all_logits(self, hidden: Tensor) -> NDArray[np.float32]:
         return _to_numpy(self._output(hidden))
 
-    def _read(self, index: int, draft: list[int], logits: NDArray[np.float32]) -> None:
-        row = self._rows[index]
+    @contextmanager
+    def _alone(self, index: int) -> Iterator[None]:
+        """Whatever goes wrong inside concerns this row's request only: it gets an EngineError."""
         try:
-            row.read(draft, logits)
+            yield
         except Exception as error:
+            job = self._rows[index].job
             self._cache.wipe(index)
-            row.job.cancelled = True
-            row.job.deliver(engine_error(error))
-            return
-        self._report(row)
+            job.cancelled = True
+            job.deliver(engine_error(error))
 
     def _report(self, row: _Row) -> None:
         text, tokens = row.answer.take_new()

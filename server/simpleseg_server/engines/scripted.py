@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal
@@ -155,11 +155,13 @@ class ScriptedEngine:
 
     async def _pause(self, seconds: float | None) -> None:
         """Sleep, for ever if None, unless the engine dies meanwhile."""
-        try:
-            await asyncio.wait_for(self._dead.wait(), seconds)
-        except TimeoutError:
-            return
-        raise EngineDeadError("the scripted engine has died")
+        if seconds == 0:
+            await asyncio.sleep(0)
+        else:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._dead.wait(), seconds)
+        if self._dead.is_set():
+            raise EngineDeadError("the scripted engine has died")
 
 
 def _in_turn(replies: Sequence[Reply | str]) -> Script:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from simpleseg.schema import BatchItem, BatchResponse, ErrorResponse
 from simpleseg_server.body import read_json_body
 from simpleseg_server.calls import call_of, fields_of_batch
-from simpleseg_server.errors import ApiError, ClientGone, error_body, internal_error
+from simpleseg_server.errors import ApiError, ClientGone, error_body, unforeseen
 from simpleseg_server.middleware import log_bug
 from simpleseg_server.routes.segment import read_request_body, unless_disconnected
 from simpleseg_server.services import owner_of, services_of
@@ -91,7 +91,7 @@ async def _item(
         return BatchItem(index=index, status=error.status, error=failure)
     except Exception as error:
         log_bug(error, request_id)  # this item's, and no reason to fail its neighbours
-        return BatchItem(
-            index=index, status=500, error=error_body(internal_error(), request_id).error
-        )
+        ours = unforeseen(error, services.settings.retry_after_s)
+        failure = error_body(ours, request_id).error
+        return BatchItem(index=index, status=ours.status, error=failure)
     return BatchItem(index=index, status=200, response=response)

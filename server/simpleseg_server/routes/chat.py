@@ -15,14 +15,15 @@ from simpleseg_server.chat_calls import ChatCall, read_chat
 from simpleseg_server.engines.base import ClientGrammar
 from simpleseg_server.errors import ApiError
 from simpleseg_server.routes.segment import (
-    broken,
+    ENDS,
+    event_stream_of,
     first_of,
-    left,
+    last_words,
     read_request_body,
     unless_disconnected,
 )
 from simpleseg_server.services import Services, owner_of, services_of
-from simpleseg_server.sse import DONE, EventStream, encode, event_stream
+from simpleseg_server.sse import DONE, encode, event_stream
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 404, 408, 413, 415, 422, 503)
@@ -66,7 +67,7 @@ async def chat_completions(request: Request) -> Response:
             coming = await first_of(request, chunks, held)
             ticket.pin()  # its answer has begun
             sent = _encoded(request, coming, chunks)
-            return EventStream(sent, held.pop_all(), services.settings.keep_alive_s)
+            return event_stream_of(request, sent, held.pop_all())
         completion = await unless_disconnected(request, chat.complete())
     with request.state.times.measure("encode"):
         text = completion.model_dump_json(exclude_unset=True)
@@ -118,10 +119,7 @@ async def _encoded(
         yield encode(await coming)
         async for chunk in rest:
             yield encode(chunk)
-    except ApiError as error:
+    except ENDS as error:
         # Without an event name, as OpenAI's clients look for it.
-        yield encode(broken(request, error))
-    except (GeneratorExit, asyncio.CancelledError):
-        left(request)
-        raise
+        yield encode(last_words(request, error))
     yield DONE

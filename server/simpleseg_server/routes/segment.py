@@ -12,9 +12,9 @@ from starlette.responses import Response
 from simpleseg.schema import ErrorResponse, SegmentResponse, StreamEvent
 from simpleseg_server.admission import current_ticket
 from simpleseg_server.body import time_for
-from simpleseg_server.errors import ApiError, ClientGone, body_timeout, error_body
+from simpleseg_server.errors import ApiError, ClientGone, body_timeout, draining, error_body
 from simpleseg_server.jobs import Job
-from simpleseg_server.middleware import CLIENT_CLOSED
+from simpleseg_server.middleware import CLIENT_CLOSED, DRAINED
 from simpleseg_server.services import owner_of, services_of
 from simpleseg_server.sse import DONE, EventStream, encode, event_stream
 
@@ -72,7 +72,7 @@ async def segment(request: Request) -> Response:
             coming = await first_of(request, events, held)
             ticket.pin()  # its answer has begun
             chunks = _chunks(request, created, coming, events)
-            return EventStream(chunks, held.pop_all(), services.settings.keep_alive_s)
+            return event_stream_of(request, chunks, held.pop_all())
         response = await unless_disconnected(request, services.segmenter.run(job))
     with request.state.times.measure("encode"):
         text = response.model_dump_json(exclude_unset=True)
@@ -124,25 +124,35 @@ async def _chunks(
         yield encode(first, first.type)
         async for event in rest:
             yield encode(event, event.type)
-    except ApiError as error:
-        yield encode(broken(request, error), "error")
-    except (GeneratorExit, asyncio.CancelledError):
-        left(request)
-        raise
+    except ENDS as error:
+        yield encode(last_words(request, error), "error")
     yield DONE
 
 
-def broken(request: Request, error: ApiError) -> ErrorResponse:
-    """The last event of a stream that fails on its way, for metrics and the log too."""
-    services_of(request).metrics.rejections.labels(error.code).inc()
+def event_stream_of(
+    request: Request, chunks: AsyncGenerator[bytes, None], held: AsyncExitStack
+) -> EventStream:
+    services = services_of(request)
+    return EventStream(chunks, held, services.settings.keep_alive_s, services.keeper.over)
+
+
+ENDS = (ApiError, GeneratorExit, asyncio.CancelledError)
+"""What a stream may end with before its time."""
+
+
+def last_words(request: Request, error: BaseException) -> ErrorResponse:
+    """The last event of a stream that ends with one of ``ENDS``, for metrics and the log too.
+    Raises the error again where its client has left, which is counted."""
+    services = services_of(request)
+    if DRAINED in error.args:
+        error = draining(services.settings.retry_after_s)
+    if not isinstance(error, ApiError):
+        services.metrics.disconnects.inc()
+        request.state.ended = CLIENT_CLOSED
+        raise error
+    services.metrics.rejections.labels(error.code).inc()
     request.state.ended = error.status
     return error_body(error, request.state.request_id)
-
-
-def left(request: Request) -> None:
-    """Count a stream that its client did not hear to the end."""
-    services_of(request).metrics.disconnects.inc()
-    request.state.ended = CLIENT_CLOSED
 
 
 async def read_request_body(request: Request, timeout_s: float) -> bytes:

@@ -118,6 +118,45 @@ def test_a_failing_prefill_fails_its_request_only(engine: TransformersEngine) ->
     engine.check_health()
 
 
+class StuckWalk:
+    """An answer's walk through a grammar, on which ``method`` fails after some tokens."""
+
+    def __init__(self, walk: Any, method: str) -> None:
+        self._walk, self._method, self._taken = walk, method, 0
+
+    def __getattr__(self, name: str) -> Any:
+        self._taken += name == "advance"
+        if name == self._method and self._taken > 3:
+            raise ValueError("token 7 is not allowed here")
+        return getattr(self._walk, name)
+
+
+@pytest.mark.catalogue("C5")
+@pytest.mark.parametrize("method", ["advance", "fork"])
+def test_a_grammar_that_cannot_go_on_fails_its_request_only(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Where it does not take the model's token, and where nothing can be drafted."""
+    expected = answers(engine, [ask(2), ask(3)])
+    region = decoder_of(engine)._grammars["region"]
+    walk_of, made = region.walk, []
+
+    def walk(budget: Any) -> Any:
+        made.append(walk_of(budget))
+        return StuckWalk(made[0], method) if len(made) == 1 else made[-1]
+
+    monkeypatch.setattr(region, "walk", walk)
+
+    async def run() -> list[Outcome | BaseException]:
+        tasks = [answer(engine, ask(number)) for number in (0, 2, 3)]
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    stuck, *others = asyncio.run(run())
+    assert type(stuck) is EngineError
+    same([other for other in others if isinstance(other, Outcome)], expected)
+    engine.check_health()
+
+
 def test_logits_that_are_not_finite_fail_their_request_only(
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

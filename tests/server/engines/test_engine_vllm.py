@@ -164,6 +164,24 @@ def test_the_warm_up_asks_for_log_probabilities(bench: Bench) -> None:
     assert [one.logprobs for one in params] == [0] * 4  # that of the token itself
 
 
+@pytest.mark.vllm
+@pytest.mark.catalogue("C5")
+def test_an_answer_that_vllm_ends_with_an_error_is_none() -> None:
+    """As its scheduler does with a request whose grammar rejects the tokens that were sampled."""
+    from vllm.logprobs import Logprob
+    from vllm.outputs import CompletionOutput, RequestOutput
+    from vllm.v1.engine import FinishReason
+
+    from simpleseg_server.engines.vllm_compat import VllmBackend
+
+    backend = object.__new__(VllmBackend)
+    probable = [{7: Logprob(-0.5)}]
+    ended = CompletionOutput(0, "", [7], None, probable, finish_reason=str(FinishReason.ERROR))
+    output = RequestOutput("request", None, [1], None, [ended], finished=True)
+    with pytest.raises(EngineError, match="error"):
+        backend._chunk(output, 1)
+
+
 def test_a_request_becomes_a_generation(bench: Bench, tokenizer: Tokenizer) -> None:
     request = replace(ask(1, max_points=None), temperature=0.5, seed=3, max_tokens=200)
     answers(bench.engine, [request, request])

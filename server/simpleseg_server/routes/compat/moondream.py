@@ -18,7 +18,7 @@ from simpleseg.results import region_of
 from simpleseg.schema import Completed, PointsDelta, PolygonDone, RequestModel, Result, StreamEvent
 from simpleseg_polygon.geometry import WHOLE, Box, Region
 from simpleseg_polygon.unite import TooComplexError
-from simpleseg_server.errors import ApiError, error_body
+from simpleseg_server.errors import ApiError
 from simpleseg_server.routes import segment as own
 from simpleseg_server.routes.compat.asking import (
     Question,
@@ -29,7 +29,7 @@ from simpleseg_server.routes.compat.asking import (
     unsupported,
 )
 from simpleseg_server.services import owner_of, services_of
-from simpleseg_server.sse import EventStream, encode
+from simpleseg_server.sse import encode
 
 router = APIRouter(include_in_schema=False)
 _NAMES = {
@@ -146,7 +146,7 @@ async def _segment(request: Request) -> Response:
             # Whatever fails before the first point still has a status of its own.
             first = [await own.unless_disconnected(request, anext(events)) for _ in range(2)]
             chunks = _updates(request, first, events)
-            return EventStream(chunks, held.pop_all(), services.settings.keep_alive_s)
+            return own.event_stream_of(request, chunks, held.pop_all())
         response = await answered(request, ask.question("region"))
     (result,) = response.results
     answer = await services.segmenter.work(_outlined, result)
@@ -187,9 +187,8 @@ async def _updates(
             if isinstance(event, Completed):
                 whole = await services.segmenter.work(_outlined, event.response.results[0])
                 yield encode(Update(type="final", path=whole.path, bbox=whole.bbox, completed=True))
-    except ApiError as error:
-        services.metrics.rejections.labels(error.code).inc()
-        yield encode(error_body(error, request.state.request_id), "error")
+    except own.ENDS as error:
+        yield encode(own.last_words(request, error), "error")
 
 
 class _Pen:
