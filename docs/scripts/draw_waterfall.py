@@ -50,7 +50,7 @@ def _stages(axes: Axes, waterfall: dict[str, float], title: str) -> None:
         ms = waterfall[stage]
         axes.barh(-row, ms, left=began, color=color)
         began += ms
-        axes.text(began, -row, f"  {label} {ms:.2g} ms", va="center", fontsize=8, color=INK)
+        axes.text(began, -row, f"  {label} {ms:.3g} ms", va="center", fontsize=8, color=INK)
     axes.set_xlim(0, 1.35 * waterfall["total"])
     axes.set_yticks([])
     axes.set_xlabel(f"{title}: milliseconds of one request, {waterfall['total']:.0f} in all")
