@@ -103,6 +103,7 @@ async def drive(url: str, count: int, mix: Mix) -> Counter[str]:
 
 async def settled(url: str, pid: int) -> dict[str, float]:
     """What the server holds, once that no longer falls."""
+    _holding(url, pid)  # asking has series of its own
     best: dict[str, float] = {}
     for _ in range(int(SETTLING_S)):
         found = _holding(url, pid)
