@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
+_LEAST_LOGPROB = -1e6
+"""Below any that a model gives, and so small that sums of them stay finite."""
 _DECIMALS = re.compile(r"\.([0-9]+)")
 
 
@@ -50,9 +52,10 @@ def evidence(tokens: Sequence[tuple[str, float]]) -> Evidence | None:
         start += len(token)
         if not math.isfinite(logprob):
             continue
-        (structure if decimals.isdisjoint(places) else coordinate).append(min(0.0, logprob))
+        known = max(_LEAST_LOGPROB, min(0.0, logprob))
+        (structure if decimals.isdisjoint(places) else coordinate).append(known)
         if not firsts.isdisjoint(places):
-            leading.append(min(0.0, logprob))
+            leading.append(known)
     if not leading:
         return None
     return Evidence(

@@ -1,9 +1,10 @@
 """Evidence in token probabilities, for any way to cut numbers into tokens."""
 
 import math
+import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from simpleseg_polygon.confidence import Calibration, Evidence, evidence
@@ -45,6 +46,7 @@ def test_no_evidence(tokens: list[tuple[str, float]]) -> None:
 
 
 @given(st.lists(st.tuples(st.text("[]., 0159", max_size=4), st.floats()), max_size=20))
+@example([(".0", -sys.float_info.max), ("0", -sys.float_info.max)])
 def test_any_tokens_give_evidence_in_range_or_none(tokens: list[tuple[str, float]]) -> None:
     found = evidence(tokens)
     if found is not None:
