@@ -85,12 +85,15 @@ def kill_an_engine() -> int:
     return pid
 
 
-def scripted(service_s: float, at_once: int, tokens: int = 8) -> EngineFactory:
-    """Engines that take ``service_s`` for an answer and give ``at_once`` answers together; as its
-    first vertex an answer has the process that gave it, modulo 900, in thousandths."""
+def scripted(
+    service_s: float, at_once: int, tokens: int = 8, *, is_marked: bool = True
+) -> EngineFactory:
+    """Engines that take ``service_s`` for an answer and give ``at_once`` answers together. With
+    ``is_marked`` an answer's first vertex has the process that gave it, modulo 900, in thousandths;
+    no other can then go on with an answer of it."""
 
     def make(_: Settings) -> Engine:
-        mark = os.getpid() % 900 / 1000
+        mark = os.getpid() % 900 / 1000 if is_marked else 0.5
         text = f"[[[{mark}, 0.95], [0.95, 0.95], [0.95, 0.99]]]."
         size = -(-len(text) // tokens)
         reply = Reply(text, token_length=size, delay_s=service_s / -(-len(text) // size))

@@ -92,7 +92,7 @@ def front_end_limit(url: str, replicas: int, seconds: float) -> float:
 
 def faults(url: str) -> dict[str, int]:
     """Requests lost, and those sent while it happened."""
-    make, under_way = rays.scripted(0.5, AT_ONCE), 12
+    make, under_way = rays.scripted(0.5, AT_ONCE, is_marked=False), 12
     rays.deploy(_plan(4, "killed"), make)
     with rays.Load(url, rays.bodies(IMAGES), under_way) as killed:
         killed.wait_for(2 * under_way)
