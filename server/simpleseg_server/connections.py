@@ -8,6 +8,7 @@ last answer. It is small, and looks that the parts of uvicorn that it changes ar
 import asyncio
 import re
 import socket
+import sys
 from asyncio import TimerHandle
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +31,7 @@ MAX_AGE_S = 60.0
 """Age of a connection at which its next answer is the last."""
 ENOUGH_BYTES = 64 * 1024
 """A request is begun when so much of its body has come, or all: whoever is slow takes no place."""
+_READ_BYTES = 256 * 1024
 LINGER_S = 2.0
 """How long a connection is read on after the last answer: closing one with unread bytes would reset
 it, and the client might lose the answer."""
@@ -73,6 +75,7 @@ class CarefulConfig(uvicorn.Config):
         super().__init__(app, http=CarefulProtocol, ws="none", log_config=None, **options)
         self.care = care
         self.is_draining = False
+        self.incoming = memoryview(bytearray(_READ_BYTES))
 
 
 class _Refused(Exception):
@@ -96,8 +99,9 @@ class _LeavingTransport:
         self._protocol.leave()
 
 
-class CarefulProtocol(HttpToolsProtocol):
-    """One connection."""
+class CarefulProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
+    """One connection. All of an event loop read into one buffer: without memory for one of its own
+    a connection would end without an answer."""
 
     def __init__(
         self,
@@ -132,13 +136,19 @@ class CarefulProtocol(HttpToolsProtocol):
             return
         self._await_head()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._settings.incoming
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(self._settings.incoming[:nbytes])
+
+    def data_received(self, data: bytes | memoryview) -> None:
         if self.is_leaving or self._is_deaf:
             return
         if not self._is_in_body:
             self._bytes_between += len(data)
             self._await_head()
-        super().data_received(data)
+        super().data_received(data)  # type: ignore[arg-type]
         if not self._is_in_body and self._bytes_between > 2 * heads.MAX_HEAD_BYTES:
             self._refuse(heads.HEAD_TOO_LARGE)
 
@@ -212,10 +222,7 @@ class CarefulProtocol(HttpToolsProtocol):
             self._start(*held)
 
     def on_body(self, body: bytes) -> None:
-        try:
-            super().on_body(body)
-        except MemoryError:  # which the parser would take for a malformed request
-            self._stop(overloaded(self._care.retry_after_s))
+        super().on_body(body)
         if len(self.cycle.body) >= ENOUGH_BYTES:
             self._start_held()
 
@@ -337,6 +344,11 @@ class CarefulProtocol(HttpToolsProtocol):
         raise _Refused
 
     def send_400_response(self, msg: str) -> None:
+        """Called while the parser's error is handled, which hides what it met with."""
+        stopped = sys.exception()
+        if stopped is not None and isinstance(stopped.__context__, MemoryError):
+            self.cycle.body.clear()  # room for the answer
+            self._refusal = overloaded(self._care.retry_after_s)
         self._refuse(self._refusal)
 
     def _on_slow_head(self) -> None:

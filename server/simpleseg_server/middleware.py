@@ -84,6 +84,7 @@ class RequestContext:
             last_resort = unforeseen(error, self.retry_after_s)
             await render(last_resort, request_id)(scope, receive, send_named)
         finally:
+            state.pop("body", None)  # or the connection keeps it until its next request
             self._record(scope, method, status, time.perf_counter() - began)
 
     def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:

@@ -145,14 +145,18 @@ def help_at(progress: float) -> float:
 
 
 def loader(stream: TrainingBatches, workers: int) -> DataLoader[Batch]:
-    """The stream drawn in this process, or in ``workers`` others. Those start afresh: a fork would
-    inherit the thread pools of OpenCV and torch in whatever state they are."""
+    """The stream drawn in this process, or in ``workers`` others.
+
+    Those are forks of a process that started afresh: forks of this one would inherit the thread
+    pools of OpenCV and torch in whatever state they are, and a process that ends as Python itself
+    does, while it hands over a batch, is aborted within torch.
+    """
     return DataLoader(
         stream,
         batch_size=None,
         num_workers=workers,
         collate_fn=pass_through,
-        multiprocessing_context="spawn" if workers else None,
+        multiprocessing_context="forkserver" if workers else None,
     )
 
 
