@@ -1,5 +1,6 @@
 """Bytes that are almost HTTP: whatever comes, there is a sound answer or a closed connection, and
-the next request is served. ``make fuzz-http`` sends 2,000; ``FUZZ_SEED`` repeats a run."""
+the next request is served. ``make fuzz-http`` sends 2,000; ``FUZZ_SEED`` repeats a run,
+``FUZZ_TIMES`` makes it longer."""
 
 import json
 import os
@@ -9,6 +10,7 @@ import socket
 
 import pytest
 
+from ..times import TIMES
 from .canary import IMAGE64, KEY, Canary, address_of
 
 BODY = json.dumps({"image": IMAGE64, "prompt": "a dog"}).encode()
@@ -100,4 +102,4 @@ def test_http_fuzz(canary: Canary) -> None:
 
 @pytest.mark.slow
 def test_http_fuzz_2000(canary: Canary) -> None:
-    fuzz(canary, 2000)
+    fuzz(canary, 2000 * TIMES)

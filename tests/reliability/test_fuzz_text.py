@@ -12,6 +12,8 @@ from simpleseg_polygon.codec import Target, parse
 from simpleseg_polygon.geometry import ImageSize, Region
 from simpleseg_polygon.raster import region_to_rle
 
+from ..times import TIMES
+
 SIZE = ImageSize(width=640, height=480)
 PIECES = (
     "[", "]", "[[", "]]", "], [", ", ", ",", ".", "0.", "1.", "-", "-0", "1e309", "1e-400", "NaN",
@@ -77,4 +79,4 @@ def test_text_fuzz() -> None:
 
 @pytest.mark.slow
 def test_text_fuzz_100_000() -> None:
-    fuzz(100_000)
+    fuzz(100_000 * TIMES)

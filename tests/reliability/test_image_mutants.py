@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from ..times import TIMES
 from .canary import Canary
 from .image_bombs import code_of, post
 from .image_mutants import mutants
@@ -50,8 +51,8 @@ def test_image_mutants(canary: Canary) -> None:
 
 @pytest.mark.slow
 def test_many_image_mutants(canary: Canary) -> None:
-    """``make fuzz-images``; IMAGE_MUTANTS and IMAGE_MUTANTS_SEED say how many, and which."""
-    count = int(os.environ.get("IMAGE_MUTANTS", "50000"))
+    """``make fuzz-images``; FUZZ_TIMES and IMAGE_MUTANTS_SEED say how many, and which."""
+    count = 50_000 * TIMES
     first = int(os.environ.get("IMAGE_MUTANTS_SEED", "0"))
     found: Counter[str] = Counter()
     for section in range(count // SECTION):

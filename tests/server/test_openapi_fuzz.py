@@ -11,6 +11,7 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ..times import TIMES
 from .processes import demo_server, scripted_server
 
 HERE = Path(__file__).parent
@@ -81,8 +82,8 @@ SHORT = {
 def test_five_thousand_cases_on_the_demo_model(tmp_path: Path) -> None:
     """``make fuzz-api``; ``-s`` shows the count."""
     with demo_server(tmp_path / "log", api_keys="k", **SHORT) as (_, (url,)):
-        options = ("--max-examples", "900", "--phases", "examples,coverage,fuzzing")
+        options = ("--max-examples", f"{900 * TIMES}", "--phases", "examples,coverage,fuzzing")
         cases = fuzz(url, *options, "--workers", "4")
         print(f"{cases} cases, answered with {answered(url)}")
-        assert cases >= 5000
+        assert cases >= 5000 * TIMES
         check_that_every_route_answered(url)
