@@ -1,13 +1,25 @@
-"""What the first bytes of an image file say: its format and its size, read without a decoder.
+"""What an image file says of itself, read without a decoder: its format, its size, its parts.
 
-Nothing here allocates by what the file says, and no walk takes more than ``MAX_STEPS`` steps, so a
-file of any kind costs less than a millisecond or so.
+Nothing here allocates by what the file says, and walks take a bounded number of steps: format and
+size cost less than a millisecond or so, whatever the file, and ``is_laborious`` some milliseconds.
 """
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
 
 from simpleseg_polygon.geometry import ImageSize
 
 MAX_STEPS = 4096
 """Segments of a JPEG, or blocks of a GIF, that may precede the size."""
+MAX_SCANS = 64
+"""Of a JPEG, whose decoder goes over the whole picture for each; encoders make a dozen."""
+MAX_CHUNKS = 16_384
+"""Of a PNG; encoders write 8 KiB or more into each."""
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
+"""Of a JPEG, one that a segment follows."""
+_COMMENT, _APPLICATIONS = 0xFE, range(0xE0, 0xF0)
+_PROFILE = b"ICC_PROFILE\0"
 _NO_FRAME = frozenset({0xC4, 0xC8, 0xCC})
 """JPEG markers among those of frames that begin none."""
 
@@ -53,6 +65,25 @@ def is_cut(data: bytes, name: str) -> bool:
     return not data.rstrip(b"\0").endswith(b";")
 
 
+def is_laborious(data: bytes, name: str) -> bool:
+    """Whether a file has so many parts that its decoder works long for what there is to see."""
+    walk = {"JPEG": _has_many_scans, "PNG": _has_many_chunks}.get(name)
+    try:
+        return walk is not None and walk(data)
+    except IndexError:  # it ends within a part
+        return False
+
+
+def jpeg_metadata_bytes(data: bytes) -> int:
+    """The bytes of everything in a JPEG that is not picture, without colour profiles."""
+    total = 0
+    with suppress(IndexError):
+        for kind, content in _jpeg_segments(data):
+            if kind == _COMMENT or kind in _APPLICATIONS:
+                total += 0 if content.startswith(_PROFILE) else len(content)
+    return total
+
+
 def _number(data: bytes, start: int, size: int, order: str) -> int:
     """Raises IndexError where the file is too short."""
     field = data[start : start + size]
@@ -94,6 +125,33 @@ def _jpeg_size(data: bytes) -> ImageSize | None:
             return None  # pixels, the end or another start, and no frame yet
         at += 1 + max(2, _number(data, at + 1, 2, "big"))
     return None
+
+
+def _has_many_scans(data: bytes) -> bool:
+    scans = 0
+    for count, (kind, _) in enumerate(_jpeg_segments(data)):
+        scans += kind == 0xDA
+        if scans > MAX_SCANS or count == MAX_STEPS:
+            return True
+    return False
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The kind of each segment, and what is in it."""
+    at = 2
+    while (marker := _MARKER.search(data, at)) and marker[0] != b"\xff\xd9":
+        size = max(2, _number(data, marker.end(), 2, "big"))
+        yield marker[0][1], data[marker.end() + 2 : marker.end() + size]
+        at = marker.end() + size
+
+
+def _has_many_chunks(data: bytes) -> bool:
+    at = 8
+    for _ in range(MAX_CHUNKS):
+        if data[at + 4 : at + 8] in (b"IEND", b""):
+            return False
+        at += 12 + _number(data, at, 4, "big")
+    return True
 
 
 def _gif_size(data: bytes) -> ImageSize | None:

@@ -26,7 +26,7 @@ from typing import Literal, get_args
 from PIL import GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from simpleseg_polygon.geometry import WHOLE, Box, ImageSize
-from simpleseg_server.image_headers import is_cut
+from simpleseg_server.image_headers import is_cut, is_laborious, jpeg_metadata_bytes
 
 FORMATS = tuple(
     plugin.format
@@ -186,6 +186,11 @@ def read_picture(reading: Reading) -> Picture:
 
 
 def _read(reading: Reading) -> Picture:
+    if is_laborious(reading.data, reading.name):
+        raise PictureError("image_decode_timeout")
+    # Pillow joins the parts of a JPEG's metadata in time that grows with their square.
+    if reading.name == "JPEG" and jpeg_metadata_bytes(reading.data) > reading.max_metadata_bytes:
+        raise PictureError("image_metadata_too_large")
     with Image.open(io.BytesIO(reading.data), formats=[reading.name]) as image:
         if (image.height, image.width) != reading.stored:
             raise PictureError("image_decode_failed")
@@ -228,12 +233,8 @@ def _draft_jpeg(image: Image.Image, wanted: EngineSize) -> None:
 
 def _metadata(image: Image.Image) -> Iterator[int]:
     """The bytes of everything that is not picture, without colour profiles."""
-    if isinstance(image, JpegImagePlugin.JpegImageFile):
-        profile = b"ICC_PROFILE\0"
-        yield from (len(data) for _, data in image.applist if not data.startswith(profile))
-    else:
-        found = ((name, data) for name, data in image.info.items() if name != "icc_profile")
-        yield from (len(data) for _, data in found if isinstance(data, str | bytes))
+    found = ((name, data) for name, data in image.info.items() if name != "icc_profile")
+    yield from (len(data) for _, data in found if isinstance(data, str | bytes))
 
 
 def _orientation(image: Image.Image) -> int:
