@@ -1,11 +1,13 @@
 """Where tests with the real vLLM, and with Ray, run; which rows of the catalogue of faults tests
-prove."""
+prove; and that no test makes a server answer as if it were at fault, but where that is meant."""
 
+from collections.abc import Generator
 from importlib.util import find_spec
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from . import faults
 from .reliability.catalogue import proven, report
 
 settings.register_profile(
@@ -13,6 +15,7 @@ settings.register_profile(
 )
 settings.load_profile("any machine")  # how fast it is, and what else it does, proves nothing
 
+faults.watch()
 _PROVEN = pytest.StashKey[set[str]]()
 
 
@@ -34,6 +37,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if find_spec(package) is None:
                 reason = f"{package} is not installed; `make test-{package}` installs it"
                 item.add_marker(pytest.mark.skip(reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    with faults.none_seen(are_meant=item.get_closest_marker("server_fault") is not None):
+        yield
 
 
 def pytest_terminal_summary(

@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx2
 
+from ..faults import none_logged
+
 SERVER = """
 import sys
 import time
@@ -96,6 +98,7 @@ def running(
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(20)
+    none_logged(log)
 
 
 def _addresses(log: Path) -> list[str]:

@@ -97,6 +97,7 @@ def test_any_other_request_id_is_replaced(client: Any, given: str | bytes) -> No
     assert response.headers["x-request-id"].startswith("req_")
 
 
+@pytest.mark.server_fault
 def test_a_bug_gives_a_constant_500_and_the_next_request_works(
     client: Any, engine: Any, image64: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -129,6 +129,7 @@ def test_a_stream_ends_with_what_there_is(client: Any, engine: PhraseEngine, ima
     assert '"finish_reason":"deadline"' in text
 
 
+@pytest.mark.server_fault
 def test_timeouts_of_the_engine_s_own_are_no_deadline(
     client: Any, engine: PhraseEngine, image64: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

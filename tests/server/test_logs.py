@@ -146,6 +146,7 @@ def test_an_exception_is_told_without_its_text(log_format: Any, stream: io.Strin
         assert not any(line.startswith("forged") for line in text.splitlines())
 
 
+@pytest.mark.server_fault
 def test_a_bug_and_an_engine_fault_say_where_and_not_what(
     stream: io.StringIO, make_client: Any, engine: Any, image64: str
 ) -> None:

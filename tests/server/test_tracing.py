@@ -199,6 +199,7 @@ def test_probes_are_not_traced_and_refusals_are(traced: Any, exporter: Any, engi
     assert refused.status.status_code is StatusCode.UNSET
 
 
+@pytest.mark.server_fault
 def test_a_bug_is_an_error(traced: Any, exporter: Any, engine: Any, image64: str) -> None:
     def burst(request: Any) -> Any:
         raise KeyError("canary")
