@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from simpleseg_server.stages import StageTimes
 from simpleseg_server.telemetry import Metrics
 
 FAULTS = frozenset({500, 502, 504})
@@ -16,10 +16,10 @@ def watch() -> None:
     """Notice what servers in this process answer from now on."""
     observe_request = Metrics.observe_request
 
-    def watched(self: Metrics, route: str, status: int, *rest: Any) -> None:
+    def watched(self: Metrics, route: str, status: int, seconds: float, times: StageTimes) -> None:
         if status in FAULTS:
             _seen.append((route, status))
-        observe_request(self, route, status, *rest)
+        observe_request(self, route, status, seconds, times)
 
     Metrics.observe_request = watched  # type: ignore[method-assign]
 
