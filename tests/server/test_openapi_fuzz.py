@@ -63,8 +63,11 @@ def test_a_server_answers_as_its_document_says(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_five_thousand_cases(tmp_path: Path) -> None:
     with scripted_server(tmp_path / "log", api_keys="k") as (_, (url,)):
-        cases = fuzz(url, "--max-examples", "900", "--phases", "examples,coverage,fuzzing")
-        assert cases + fuzz(url, "--max-examples", "100", "--phases", "stateful") >= 5000
+        options = ("--max-examples", f"{900 * TIMES}", "--phases", "examples,coverage,fuzzing")
+        cases = fuzz(url, *options)
+        cases += fuzz(url, "--max-examples", f"{100 * TIMES}", "--phases", "stateful")
+        print(f"{cases} cases")
+        assert cases >= 5000 * TIMES
         check_that_every_route_answered(url)
 
 
