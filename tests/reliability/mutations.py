@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("grammars", "clients/python", "server", "training")
-COPIED = (*SOURCES, "tests", "examples", "pyproject.toml")
+COPIED = (*SOURCES, "tests", "benchmarks", "examples", "pyproject.toml")
 STALL_S = 300
 TARGET = 0.9
 

@@ -239,9 +239,15 @@ def test_slow_bodies_keep_nobody_out(urls: tuple[str, str]) -> None:
     that have sent less nobody has heard."""
     key = f"X-API-Key: {KEYS.split(',')[1]}"
     held = [Connection(urls[0]) for _ in range(2 * (SLOTS + QUEUE))]
-    for number, connection in enumerate(held):
-        sent = 70_000 if number < SLOTS + QUEUE else 1
-        connection.send(request(headers=[key, "Content-Length: 90000"]) + b" " * sent)
+
+    def send(connections: list[Connection], count: int) -> None:
+        for connection in connections:
+            connection.send(request(headers=[key, "Content-Length: 90000"]) + b" " * count)
+
+    send(held[SLOTS + QUEUE :], 1)
+    time.sleep(0.5)
+    assert gauge(urls[1], "simpleseg_in_flight") == 0
+    send(held[: SLOTS + QUEUE], 70_000)
     wait_for(lambda: gauge(urls[1], "simpleseg_in_flight") == SLOTS + QUEUE)
     time.sleep(1)
 
