@@ -14,6 +14,7 @@ from pyarrow import parquet
 
 from simpleseg.batch import BatchError
 from simpleseg.batch.source import read_source
+from simpleseg.batch.stored import stored
 
 
 def picture(number: int) -> bytes:
@@ -79,6 +80,24 @@ def test_rows_of_parquet_are_asked_about(place: str, nested: bool) -> None:
     assert entries[0].fields == {"prompts": ["the cat"], "max_points": 9}
     assert entries[1].fields == {"prompts": ["the dog"], "max_points": 9}
     assert json.loads(entries[4].body())["image"].keys() == {"base64"}
+
+
+def test_names_tell_files_of_several_folders_apart(place: str) -> None:
+    for folder in "ab":
+        write(f"{place}/{folder}/x.tar", tar_of({"1.png": picture(1)}))
+    entries = read_source(f"{place}/*/x.tar", ["the dog"], None).entries()
+    assert [entry.name for entry in entries] == ["a/x.tar/1", "b/x.tar/1"]
+
+
+def test_suffixes_are_those_that_everybody_knows(place: str) -> None:
+    image, phone, content = Image.new("RGB", (8, 8)), io.BytesIO(), io.BytesIO()
+    image.save(phone, "MPO", save_all=True, append_images=[image])
+    parquet.write_table(pa.table({"image": [phone.getvalue(), picture(1)]}), content)
+    write(f"{place}/rows.parquet", content.getvalue())
+    write(f"{place}/x.tar", tar_of({"a.JPG": picture(1), "b.bmp": picture(2)}))
+    assert [one.image.suffix for one in stored(f"{place}/rows.parquet")] == [".jpeg", ".png"]
+    assert [one.image.suffix for one in stored(f"{place}/x.tar")] == [".jpg"]
+    assert [one.image.suffix for one in stored(f"{place}/x.tar", {".bmp"})] == [".bmp"]
 
 
 @pytest.mark.parametrize("name", ["x.tar", "x.parquet"])

@@ -39,3 +39,15 @@ def test_what_a_killed_writer_left_is_no_shard_and_goes(tmp_path: Path) -> None:
     assert shards.missing(blocks) == blocks
     shards.tidy()
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+def test_files_of_a_folder_are_copied_and_removed(shards: Shards, tmp_path: Path) -> None:
+    (tmp_path / "made").write_bytes(b"first")
+    shards.copy(tmp_path / "made")
+    (tmp_path / "made").write_bytes(b"second")
+    shards.copy(tmp_path / "made")
+    assert shards.read_bytes("made") == b"second"
+    assert shards.names("*") == {"made"}
+    shards.remove("made")
+    shards.remove("made")
+    assert not shards.names("*")

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from simpleseg.batch.journal import is_error
 from simpleseg.cli import app
+from simpleseg.cli_support import Failure
 from simpleseg.shards import Shards, cut
 from simpleseg.spread import Work, WorkerError, spread
 
@@ -52,6 +54,11 @@ class Part:
 
 def detector(labels):
     return Part()
+
+
+def gpus(labels):
+    (FOLDER / f"gpus-{os.environ.get('CUDA_VISIBLE_DEVICES')}").touch()
+    return Part()
 """
 IMAGES, SHARD = 64, 8
 ON_RAY = ("--ray", "--workers", "2", "--shard-size", str(SHARD))
@@ -59,11 +66,15 @@ ON_RAY = ("--ray", "--workers", "2", "--shard-size", str(SHARD))
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[str]:
-    """The address of two CPUs, which are no cluster of anybody else's."""
+    """The address of two CPUs and two GPUs, which are no cluster of anybody else's."""
     import ray
 
     started = ray.init(
-        address="local", num_cpus=2, include_dashboard=False, object_store_memory=2**28
+        address="local",
+        num_cpus=2,
+        num_gpus=2,  # which Ray believes: it hides and shows them by their numbers
+        include_dashboard=False,
+        object_store_memory=2**28,
     )
     yield started.address_info["gcs_address"]
     ray.shutdown()
@@ -80,8 +91,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def arguments(folder: Path, out: str) -> list[str]:
-    place = ["annotate", str(folder / "photos"), "-o", str(folder / out), "--labels", "square"]
+def arguments(folder: Path, out: str, source: str = "photos") -> list[str]:
+    place = ["annotate", str(folder / source), "-o", str(folder / out), "--labels", "square"]
     parts = ["--detector", "python:own_parts.detector", "--segmenter", "python:own_parts.Part"]
     return place + parts
 
@@ -159,6 +170,71 @@ def test_annotate_command_killed_goes_on_with_the_shards_that_are_missing(
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert_same(folder)
     assert_once_each(folder / "spread")
+
+
+@pytest.fixture
+def tars(folder: Path) -> Path:
+    """The folder with the photographs in two tar files, too."""
+    photos = sorted((folder / "photos").iterdir())
+    for number, some in enumerate((photos[:40], photos[40:])):
+        with tarfile.open(folder / f"x-{number}.tar", "w") as tar:
+            for path in some:
+                tar.add(path, path.name)
+    return folder
+
+
+def test_annotate_reads_tar_files_and_writes_to_a_url(tars: Path) -> None:
+    annotate(tars, "whole", "--form", "tar")
+    url, out = f"file://{tars}/spread", tars / "spread"
+    command = [*arguments(tars, "spread", "x-*.tar"), "-o", url, *ON_RAY]
+    out.mkdir()
+    (out / "pairs-000009.tar").write_bytes(b"of a run with more pairs")
+    (out / "pairs-old.tar").write_bytes(b"of somebody")
+    for _ in range(2):
+        run = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert json.loads(run.stdout.splitlines()[-1])["objects"] == IMAGES
+        assert pairs(out) == pairs(tars / "whole") != []
+        assert (out / "counts.json").read_bytes() == (tars / "whole/counts.json").read_bytes()
+        assert {path.name for path in out.iterdir()} == {
+            *(path.name for path in (tars / "whole").iterdir() if path.name != "journal.jsonl"),
+            "shards",
+            "pairs-old.tar",
+        }
+    names = [line["image"] for lines in shards_of(out / "shards").values() for line in lines]
+    assert names == [f"x-{int(number > 39)}.tar/{number:03d}" for number in range(IMAGES)]
+
+
+def pairs(out: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(out.glob("pairs-0*.tar"))]
+
+
+def test_annotate_poison_picture_in_a_tar_file_is_quarantined_alone(tars: Path) -> None:
+    Image.new("RGB", (40, 40), (255, 0, 0)).save(tars / "poison.png")
+    with tarfile.open(tars / "x-2.tar", "w") as tar:
+        tar.add(tars / "poison.png", "poison.png")
+        tar.add(tars / "own_parts.py", "broken.png")
+        tar.add(tars / "photos/000.png", "copy.png")
+    command = [*arguments(tars, "out", "x-*.tar"), *ON_RAY]
+    run = CliRunner().invoke(app, command, catch_exceptions=False)
+    counts = json.loads(run.stdout.splitlines()[-1])
+    assert (counts["quarantined_images"], counts["unreadable_images"]) == (1, 1)
+    assert (counts["copied_images"], counts["objects"]) == (1, IMAGES)
+    assert {"image": "x-2.tar/poison", "fault": "quarantined"} in [
+        line for lines in shards_of(tars / "out/shards").values() for line in lines
+    ]
+
+
+@pytest.mark.parametrize(("gpus", "seen"), [(1, "0"), (2, "0,1"), (0.5, "0")])
+def test_workers_see_the_gpus_that_they_ask_for(folder: Path, gpus: float, seen: str) -> None:
+    options = ("--ray", "--workers", "1", "--worker-gpus", str(gpus))
+    annotate(folder, "out", *options, "--detector", "python:own_parts.gpus")
+    assert {path.name for path in folder.glob("gpus-*")} == {f"gpus-{seen}"}
+
+
+@pytest.mark.parametrize(("gpus", "words"), [(3, "this machine has 2"), (1.5, "1.5")])
+def test_gpus_that_no_worker_can_have_end_the_run(folder: Path, gpus: float, words: str) -> None:
+    with pytest.raises(Failure, match=words):
+        annotate(folder, "out", "--ray", "--worker-gpus", str(gpus))
 
 
 def test_annotate_poison_picture_is_quarantined_alone(folder: Path) -> None:

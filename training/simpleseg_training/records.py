@@ -15,9 +15,9 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from simpleseg_polygon.raster import Rle
 
@@ -26,11 +26,22 @@ SHARD_RECORDS = 1000
 _ROW_GROUP = 10_000
 
 
+class ImageFile(Protocol):
+    """A path, or what is inside a larger file and is read in the same way."""
+
+    @property
+    def suffix(self) -> str: ...
+
+    def read_bytes(self) -> bytes:
+        """Raises OSError."""
+        ...
+
+
 @dataclass(frozen=True)
 class Record:
     """One pair. ``id`` is unique in its file and holds no dot, which WebDataset's keys may not."""
 
-    image: Path
+    image: ImageFile
     instruction: str
     answer: str
     task: tuple[str, str]
@@ -55,7 +66,8 @@ def write_records(records: Iterable[Record], out: Path) -> int:
     """Write to ``out`` by its suffix (``.jsonl``, ``.parquet``; ``.tar`` writes shards
     ``out-000000.tar``, ...) and say how many. The file appears when it is whole.
 
-    Raises ValueError for another suffix, before anything is read.
+    Raises ValueError for another suffix, before anything is read, and in forms that name images by
+    their paths for an image without one.
     """
     write = _WRITERS.get(out.suffix)
     if write is None:
@@ -65,6 +77,8 @@ def write_records(records: Iterable[Record], out: Path) -> int:
 
 
 def _as_json(record: Record, out: Path) -> dict[str, Any]:
+    if not isinstance(record.image, Path):
+        raise ValueError(f"{out}: an image has no path to name; only .tar holds the images")
     return record.to_json(Path(os.path.relpath(record.image, out.parent)).as_posix())
 
 
@@ -117,11 +131,13 @@ def _shard(out: Path, number: int) -> Path:
 
 def _write_shard(records: Iterable[Record], path: Path) -> None:
     with tarfile.open(_partial(path), "w") as tar:
-        for record in records:
-            name = f"{record.id}{record.image.suffix.lower()}"
-            _add(tar, name, record.image.read_bytes())
-            values = json.dumps(record.to_json(name), ensure_ascii=False)
-            _add(tar, f"{record.id}.json", values.encode())
+        for image, about in groupby(records, lambda record: record.image):
+            suffix, content = image.suffix.lower(), image.read_bytes()
+            for record in about:
+                name = f"{record.id}{suffix}"
+                _add(tar, name, content)
+                values = json.dumps(record.to_json(name), ensure_ascii=False)
+                _add(tar, f"{record.id}.json", values.encode())
     _partial(path).replace(path)
 
 

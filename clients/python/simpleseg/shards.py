@@ -9,11 +9,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from simpleseg.batch.journal import write_atomically
+from simpleseg.store import Store
 
 Item = TypeVar("Item")
 Line = Mapping[str, Any]
@@ -47,19 +45,12 @@ def _digest(texts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
-class Shards:
-    """The folder at a path, or at a URL that fsspec knows; made where there is none."""
-
-    def __init__(self, place: str) -> None:
-        fsspec: Any = import_module("fsspec")  # without types that a strict check could use
-        self.place = place
-        self._files, self._folder = fsspec.core.url_to_fs(place)
-        self._is_here = "file" in self._files.protocol
-        self._files.makedirs(self._folder, exist_ok=True)
+class Shards(Store):
+    """The files of a folder that hold blocks."""
 
     def missing(self, blocks: Sequence[Block[Item]]) -> list[Block[Item]]:
         """Blocks that have no shard yet. Raises ForeignShardsError for shards of other blocks."""
-        found = self._names()
+        found = self.names(f"{_PREFIX}*")
         foreign = sorted(found - {block.name for block in blocks})
         if foreign:
             raise ForeignShardsError(
@@ -68,26 +59,15 @@ class Shards:
             )
         return [block for block in blocks if block.name not in found]
 
-    def _names(self) -> set[str]:
-        self._files.invalidate_cache()
-        paths = self._files.ls(self._folder, detail=False)
-        return {name for path in paths if (name := path.rpartition("/")[2]).startswith(_PREFIX)}
-
     def read(self, name: str) -> list[dict[str, Any]]:
-        content: bytes = self._files.cat_file(f"{self._folder}/{name}")
-        return [json.loads(line) for line in content.splitlines()]
+        return [json.loads(line) for line in self.read_bytes(name).splitlines()]
 
     def write(self, name: str, lines: Iterable[Line]) -> None:
         """All at once, in place of a shard that is there. Raises OSError."""
         texts = (json.dumps(line, ensure_ascii=False, separators=(",", ":")) for line in lines)
-        content = "".join(f"{text}\n" for text in texts).encode()
-        if self._is_here:
-            write_atomically(Path(self._folder) / name, content)
-        else:  # an object appears when it is whole
-            self._files.pipe_file(f"{self._folder}/{name}", content)
+        self.write_bytes(name, "".join(f"{text}\n" for text in texts).encode())
 
     def tidy(self) -> None:
         """Remove what killed processes left of files that they had begun."""
-        if self._is_here:
-            for path in Path(self._folder).glob(f".{_PREFIX}*"):
-                path.unlink(missing_ok=True)
+        for name in self.names(f".{_PREFIX}*"):
+            self.remove(name)

@@ -1,5 +1,6 @@
 """Blocks of records worked on by several processes, on one machine or many: what `--ray` does."""
 
+import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,24 +27,29 @@ def spread(
     died: Callable[[Item], Line],
     *,
     workers: int,
+    gpus: float = 0,
 ) -> Iterator[Block[Item]]:
     """Each block when its shard is written, in any order.
 
     ``make`` is called in each of the ``workers``, and pickled by Ray, which goes on with the block
     of a worker that is killed in another. The records of a block that ended workers ``TRIES`` times
-    are tried one by one; what ends workers alone, too, gets the line of ``died``. Uses the cluster
-    that ``RAY_ADDRESS`` names, else processes of this machine. Raises WorkerError where ``Work``
-    raises anything, and where no record of several lives.
+    are tried one by one; what ends workers alone, too, gets the line of ``died``. Each worker has
+    ``gpus`` GPUs of its own; with 0, all of a machine see all that it has. Uses the cluster that
+    ``RAY_ADDRESS`` names, else processes of this machine. Raises WorkerError where ``Work`` raises
+    anything, and where no record of several lives.
     """
     ray: Any = import_module("ray")
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
+    there = ray.cluster_resources().get("GPU", 0)
+    if gpus > there and "RAY_ADDRESS" not in os.environ:  # a cluster may grow; Ray would wait
+        raise WorkerError(f"{gpus:g} GPUs for each worker: this machine has {there:g}")
     left = {block.name: block for block in blocks}
-    for name, _ in _pass(blocks, make, shards, workers):
+    for name, _ in _pass(blocks, make, shards, workers, gpus):
         yield left.pop(name)
     for block in left.values():
         alone = [Block(str(number), [item]) for number, item in enumerate(block.items)]
-        done = dict(_pass(alone, make, None, workers))
+        done = dict(_pass(alone, make, None, workers, gpus))
         if not done and len(alone) > 1:  # no fault of theirs
             raise WorkerError("workers die of whatever they are given: is there memory enough?")
         lines = [done.get(one.name) or [died(one.items[0])] for one in alone]
@@ -53,7 +59,11 @@ def spread(
 
 
 def _pass(
-    blocks: Sequence[Block[Any]], make: Callable[[], Work], shards: Shards | None, workers: int
+    blocks: Sequence[Block[Any]],
+    make: Callable[[], Work],
+    shards: Shards | None,
+    workers: int,
+    gpus: float,
 ) -> Iterator[tuple[str, Sequence[Line]]]:
     """The name of each block that is done, with its lines where there are no shards to write them
     to. One whose worker died ``TRIES`` times is left out."""
@@ -69,6 +79,7 @@ def _pass(
         fn_constructor_args=(make, shards, list(sys.path)),
         # One at a time: a block that waits behind one that ends the worker would lose its tries.
         compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+        num_gpus=gpus,
         max_restarts=-1,
         max_task_retries=TRIES - 1,
     )

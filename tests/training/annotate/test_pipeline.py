@@ -20,9 +20,11 @@ from simpleseg_polygon.codec import parse_region
 from simpleseg_polygon.geometry import Box, ImageSize, Region
 from simpleseg_polygon.metrics import iou
 from simpleseg_polygon.raster import Rle, region_to_mask, rle_to_mask
+from simpleseg_training.annotate import contact_sheet
 from simpleseg_training.annotate.describe import LabelDescriber, Unavailable
 from simpleseg_training.annotate.gate import Gate
 from simpleseg_training.annotate.parts import Detection
+from simpleseg_training.annotate.picture import Picture, pictures_in
 from simpleseg_training.annotate.pipeline import COUNTS, JOURNAL, SHEET, Parts, Plan, annotate
 from simpleseg_training.recombine import box_of
 from simpleseg_training.scenes import Rendering, render_scene
@@ -75,11 +77,15 @@ def world(tmp_path: Path) -> World:
 
 
 def _plan(folder: Path, out: str = "out", **more: Any) -> Plan:
-    return Plan(folder / "photos", folder / out, **more)
+    return Plan(folder / out, **more)
+
+
+def _photos(folder: Path) -> list[Picture]:
+    return pictures_in(folder / "photos")
 
 
 def test_pairs_are_about_the_objects(world: World, tmp_path: Path) -> None:
-    counts = annotate(_plan(tmp_path), world.parts())
+    counts = annotate(_plan(tmp_path), _photos(tmp_path), world.parts())
     records = [json.loads(line) for line in (tmp_path / "out/pairs.jsonl").read_text().splitlines()]
     assert counts["images"] == 6
     assert counts["detected"] == counts["objects"] + sum(counts["removed"].values())
@@ -98,36 +104,36 @@ def test_pairs_are_about_the_objects(world: World, tmp_path: Path) -> None:
 def test_a_stopped_run_goes_on_and_does_nothing_twice(
     world: World, tmp_path: Path, stop_after: int
 ) -> None:
-    annotate(_plan(tmp_path, "whole"), world.parts())
+    annotate(_plan(tmp_path, "whole"), _photos(tmp_path), world.parts())
     world.calls.clear()
     world.stop_after = stop_after
     with pytest.raises(Unavailable):
-        annotate(_plan(tmp_path), world.parts())
+        annotate(_plan(tmp_path), _photos(tmp_path), world.parts())
     with (tmp_path / "out" / JOURNAL).open("ab") as journal:
         journal.write(b'{"image": "0.png", "obj')  # what a crash leaves
     world.stop_after = 1000
-    annotate(_plan(tmp_path), world.parts())
+    annotate(_plan(tmp_path), _photos(tmp_path), world.parts())
     assert world.calls == {"describe": 6, "detect": 7}  # one was detected when it stopped
     for name in ("pairs.jsonl", COUNTS, SHEET):
         assert (tmp_path / "out" / name).read_text() == (tmp_path / "whole" / name).read_text()
-    annotate(_plan(tmp_path), world.parts())
+    annotate(_plan(tmp_path), _photos(tmp_path), world.parts())
     assert world.calls["detect"] == 7
 
 
 def test_a_journal_is_of_one_run_with_one_setting(world: World, tmp_path: Path) -> None:
     plan = _plan(tmp_path)
-    annotate(plan, world.parts(detector="a"))
+    annotate(plan, _photos(tmp_path), world.parts(detector="a"))
     with pytest.raises(ValueError, match=r"other settings \(detector, score\)"):
-        annotate(replace(plan, gate=Gate(score=0.5)), world.parts(detector="b"))
+        annotate(replace(plan, gate=Gate(score=0.5)), _photos(tmp_path), world.parts(detector="b"))
 
     @dataclass
     class Second(World):
         def detect(self, image_hw3: NDArray[np.uint8]) -> list[Detection]:
             with pytest.raises(ValueError, match="in use by another run"):
-                annotate(_plan(tmp_path, "other"), world.parts())
+                annotate(_plan(tmp_path, "other"), _photos(tmp_path), world.parts())
             return super().detect(image_hw3)
 
-    annotate(_plan(tmp_path, "other"), Second(world.scenes).parts())
+    annotate(_plan(tmp_path, "other"), _photos(tmp_path), Second(world.scenes).parts())
 
 
 def test_copies_and_broken_pictures_are_counted(world: World, tmp_path: Path) -> None:
@@ -135,15 +141,15 @@ def test_copies_and_broken_pictures_are_counted(world: World, tmp_path: Path) ->
     (photos / "copy.png").write_bytes((photos / "0.png").read_bytes())
     (photos / "broken.png").write_bytes(b"no picture")
     (photos / "notes.txt").write_text("not looked at")
-    counts = annotate(_plan(tmp_path, pairs="pairs.parquet"), world.parts())
+    counts = annotate(_plan(tmp_path, pairs="pairs.parquet"), _photos(tmp_path), world.parts())
     assert (counts["images"], counts["copied_images"], counts["unreadable_images"]) == (8, 1, 1)
     with pytest.raises(ValueError, match="no pictures in"):
-        annotate(Plan(tmp_path / "out", tmp_path / "x"), world.parts())
+        pictures_in(tmp_path / "out")
 
 
 def test_the_sheet_shows_what_models_wrote_as_text(world: World, tmp_path: Path) -> None:
     (tmp_path / "photos/0.png").rename(tmp_path / "photos/<i>.png")
-    annotate(_plan(tmp_path), world.parts())
+    annotate(_plan(tmp_path), _photos(tmp_path), world.parts())
     page = (tmp_path / "out" / SHEET).read_text()
     assert "<b>" not in page
     assert "the &lt;b&gt;" in page
@@ -177,7 +183,7 @@ def test_every_filter_counts_what_it_removes() -> None:
         "leaves_its_box": _mask(slice(10, 80), slice(10, 50)),
     }
     repeated = [found[0]] * len(masks)
-    outline = Plan(Path(), Path()).contours.region_of
+    outline = Plan(Path()).contours.region_of
     kept = gate.candidates(repeated, list(masks.values()), outline, removed)
     assert len(kept) == 1
     gate.candidates(found[:1], [comb], outline, removed)
@@ -239,3 +245,37 @@ def test_the_command_takes_parts_of_ones_own(
             words = r"pip install 'simpleseg-server\[annotate\]'"
         with pytest.raises(Failure, match=words):
             CliRunner().invoke(app, [*arguments, "--detector", wrong], catch_exceptions=False)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An image whose reading fails."""
+
+    error: OSError
+    suffix: str = ".png"
+
+    def read_bytes(self) -> bytes:
+        raise self.error
+
+
+def test_a_place_that_fails_ends_the_run_and_blames_no_picture(
+    world: World, tmp_path: Path
+) -> None:
+    photos = _photos(tmp_path)
+    for error in (FileNotFoundError(), PermissionError(), ConnectionResetError(), TimeoutError()):
+        with pytest.raises(type(error)):
+            annotate(_plan(tmp_path), [*photos, Picture("x", Broken(error))], world.parts())
+    own = Picture("x", Broken(OSError(0, "no image in the row")))
+    counts = annotate(_plan(tmp_path), [*photos, own], world.parts())
+    assert (counts["images"], counts["unreadable_images"]) == (7, 1)
+    assert world.calls["detect"] == 6
+
+
+def test_a_sheet_of_many_pictures_shows_the_first(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contact_sheet, "_MOST", 4)
+    annotate(_plan(tmp_path), _photos(tmp_path), world.parts())
+    page = (tmp_path / "out" / SHEET).read_text()
+    assert page.count("<figure>") == 4
+    assert "The first 4 of 6." in page

@@ -1,8 +1,9 @@
-"""All annotated pictures on one page: it loads nothing, and text from models is only ever text."""
+"""Annotated pictures on one page: it loads nothing, and text from models is only ever text."""
 
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ from PIL import Image, ImageOps
 
 from simpleseg_polygon.codec import parse_region
 from simpleseg_training.annotate.describe import data_url
+from simpleseg_training.annotate.picture import Picture
 
+_MOST = 1000
+"""Pictures on a page, which a browser has to hold as a whole."""
 _THUMB_PX = 420
 _COLOURS = ("#ff3db8", "#19c37d", "#ffb000", "#2f8cff", "#b15cff", "#ff5a36")
 _STYLE = """
@@ -31,18 +35,17 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def write_contact_sheet(
-    folder: Path,
-    entries: Sequence[tuple[str, Mapping[str, Any]]],
-    counts: Mapping[str, Any],
-    out: Path,
+    entries: Sequence[tuple[Picture, Mapping[str, Any]]], counts: Mapping[str, Any], out: Path
 ) -> None:
-    """``entries`` are names below ``folder`` with the journal's lines."""
-    figures = "\n".join(_figure(folder / name, name, entry) for name, entry in entries)
+    """``entries`` are pictures with the journal's lines; the first of them are shown."""
+    figures = "\n".join(_figure(picture, entry) for picture, entry in entries[:_MOST])
+    shown = f"<p>The first {_MOST} of {len(entries)}.</p>" if len(entries) > _MOST else ""
     out.write_text(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f"<title>Annotated pictures</title><style>{_STYLE}</style></head><body>"
-        f"<h1>Annotated pictures</h1>{_table(counts)}<main>\n{figures}\n</main></body></html>\n",
+        f"<h1>Annotated pictures</h1>{_table(counts)}{shown}"
+        f"<main>\n{figures}\n</main></body></html>\n",
         encoding="utf-8",
     )
 
@@ -57,9 +60,10 @@ def _table(counts: Mapping[str, Any]) -> str:
     return f"<table>{rows}</table>"
 
 
-def _figure(path: Path, name: str, entry: Mapping[str, Any]) -> str:
-    with Image.open(path) as picture:
-        shown = ImageOps.exif_transpose(picture).convert("RGB")
+def _figure(picture: Picture, entry: Mapping[str, Any]) -> str:
+    name = picture.name
+    with Image.open(BytesIO(picture.file.read_bytes())) as image:
+        shown = ImageOps.exif_transpose(image).convert("RGB")
         shown.thumbnail((_THUMB_PX, _THUMB_PX))
     objects = [(found, _COLOURS[i % len(_COLOURS)]) for i, found in enumerate(entry["objects"])]
     outlines = "".join(_outline(found["region"], colour) for found, colour in objects)

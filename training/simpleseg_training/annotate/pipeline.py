@@ -1,4 +1,4 @@
-"""A folder of photographs -> pairs, a contact sheet, and counts of what each filter removed."""
+"""Photographs -> pairs, a contact sheet, and counts of what each filter removed."""
 
 import json
 from collections import Counter
@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image as Pictures
-from PIL import ImageOps, UnidentifiedImageError
 
 from simpleseg_polygon.codec import format_region
 from simpleseg_polygon.raster import Rle, rle_to_mask
@@ -18,7 +16,8 @@ from simpleseg_polygon.rle import mask_to_rle
 from simpleseg_training.annotate.contact_sheet import write_contact_sheet
 from simpleseg_training.annotate.gate import Candidate, Filter, Gate
 from simpleseg_training.annotate.journal import open_journal
-from simpleseg_training.annotate.parts import Describer, Detector, Image, Segmenter
+from simpleseg_training.annotate.parts import Describer, Detector, Segmenter
+from simpleseg_training.annotate.picture import Picture, read
 from simpleseg_training.contours import Contours
 from simpleseg_training.recombine import Thing, recombine
 from simpleseg_training.records import Record, write_records
@@ -26,7 +25,10 @@ from simpleseg_training.records import Record, write_records
 JOURNAL, COUNTS, SHEET = "journal.jsonl", "counts.json", "contact-sheet.html"
 QUARANTINED = "quarantined"
 """The fault of a picture that ends every process that opens it."""
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+Entry = tuple[Picture, dict[str, Any]]
+"""A picture with what the journal says of it."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,9 @@ class Parts:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where from, where to, and how. ``pairs`` names the file of pairs, whose suffix is its form;
+    """Where to, and how. ``pairs`` names the file of pairs, whose suffix is its form;
     ``pairs_per_object`` of them are drawn for an object."""
 
-    images: Path
     out: Path
     pairs: str = "pairs.jsonl"
     gate: Gate = field(default_factory=Gate)
@@ -54,21 +55,23 @@ class Plan:
 
 
 def annotate(
-    plan: Plan, parts: Parts, progress: Callable[[int, int], None] | None = None
+    plan: Plan,
+    pictures: Sequence[Picture],
+    parts: Parts,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Run or go on; the counts, which are written beside the pairs.
 
     An image is done once: whatever stops a run, the next one does the images that are not in the
-    journal. Raises ValueError where there are no images or the journal is of other settings.
+    journal. Raises ValueError where that is of other settings.
     """
-    names = image_names(plan.images)
     with open_journal(plan.out / JOURNAL, settings(plan, parts.names)) as journal:
-        for done, name in enumerate(names, 1):
-            if name not in journal:
-                journal.add(name, annotated(plan, parts, name))
+        for done, picture in enumerate(pictures, 1):
+            if picture.name not in journal:
+                journal.add(picture.name, annotated(plan, parts, picture))
                 if progress is not None:
-                    progress(done, len(names))
-        return write(plan, [(name, journal[name]) for name in names])
+                    progress(done, len(pictures))
+        return write(plan, [(picture, journal[picture.name]) for picture in pictures])
 
 
 def settings(plan: Plan, models: Mapping[str, str]) -> dict[str, Any]:
@@ -76,22 +79,13 @@ def settings(plan: Plan, models: Mapping[str, str]) -> dict[str, Any]:
     return {**models, **asdict(plan.gate), **asdict(plan.contours)}
 
 
-def image_names(folder: Path) -> list[str]:
-    """Pictures below a folder, as sorted paths from it. Raises ValueError for none."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    names = sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
-    if not names:
-        raise ValueError(f"no pictures in {folder}")
-    return names
-
-
-def annotated(plan: Plan, parts: Parts, name: str) -> dict[str, Any]:
-    """What the journal says of an image. Raises what the parts raise."""
-    path = plan.images / name
-    digest = blake2b(path.read_bytes(), digest_size=16).hexdigest()
-    image = _read(path)
-    if image is None:
+def annotated(plan: Plan, parts: Parts, picture: Picture) -> dict[str, Any]:
+    """What the journal says of an image. Raises what the parts raise, and OSError."""
+    content_and_image = read(picture)
+    if content_and_image is None:
         return {"fault": "unreadable"}
+    content, image = content_and_image
+    digest = blake2b(content, digest_size=16).hexdigest()
     removed: Counter[Filter] = Counter()
     seen = parts.detector.detect(image)
     found = plan.gate.detections(seen, removed)
@@ -101,15 +95,6 @@ def annotated(plan: Plan, parts: Parts, name: str) -> dict[str, Any]:
     phrases = parts.describer.describe(image, kept, found) if kept else []
     objects = [_object(*pair) for pair in plan.gate.phrased(candidates, phrases, removed)]
     return {"digest": digest, "detected": len(seen), "removed": removed, "objects": objects}
-
-
-def _read(path: Path) -> Image | None:
-    """A picture as it is displayed, or None where it is none."""
-    try:
-        with Pictures.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (OSError, SyntaxError, UnidentifiedImageError, Pictures.DecompressionBombError):
-        return None
 
 
 def _object(candidate: Candidate, phrase: str) -> dict[str, Any]:
@@ -124,7 +109,7 @@ def _object(candidate: Candidate, phrase: str) -> dict[str, Any]:
     }
 
 
-def write(plan: Plan, entries: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+def write(plan: Plan, entries: Sequence[Entry]) -> dict[str, Any]:
     """The pairs of images, from what was said of each, with the counts, which are returned."""
     unlike = list(_without_copies(entries))
     count = write_records(_records(plan, unlike), plan.out / plan.pairs)
@@ -141,25 +126,24 @@ def write(plan: Plan, entries: Sequence[tuple[str, dict[str, Any]]]) -> dict[str
         "pairs": count,
     }
     (plan.out / COUNTS).write_text(json.dumps(counts, indent=1) + "\n")
-    write_contact_sheet(plan.images, unlike, counts, plan.out / SHEET)
+    write_contact_sheet(unlike, counts, plan.out / SHEET)
     return counts
 
 
-def _without_copies(
-    entries: Sequence[tuple[str, dict[str, Any]]],
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _without_copies(entries: Sequence[Entry]) -> Iterator[Entry]:
     """Readable images, of files with the same bytes the first."""
     digests: set[str] = set()
-    for name, entry in entries:
+    for picture, entry in entries:
         if "fault" not in entry and entry["digest"] not in digests:
             digests.add(entry["digest"])
-            yield name, entry
+            yield picture, entry
 
 
-def _records(plan: Plan, entries: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[Record]:
-    """Pairs depend on the seed, the image and the object alone, not on how often a run stopped."""
-    for name, entry in entries:
-        key = blake2b(f"{plan.seed} {name}".encode(), digest_size=8)
+def _records(plan: Plan, entries: Sequence[Entry]) -> Iterator[Record]:
+    """Pairs depend on the seed, the image's bytes and the object alone: not on how often a run
+    stopped, nor on where the image is."""
+    for picture, entry in entries:
+        key = blake2b(f"{plan.seed} {entry['digest']}".encode(), digest_size=8)
         for i, found in enumerate(entry["objects"]):
             rng = np.random.default_rng((int.from_bytes(key.digest()), i))
             rle = Rle.from_coco(found["mask"])
@@ -167,7 +151,7 @@ def _records(plan: Plan, entries: Sequence[tuple[str, dict[str, Any]]]) -> Itera
             made = recombine(rng, thing, [found["phrase"]], plan.pairs_per_object)
             for number, example in enumerate(made):
                 yield Record(
-                    image=plan.images / name,
+                    image=picture.file,
                     instruction=example.instruction,
                     answer=example.answer,
                     task=example.task,

@@ -78,12 +78,11 @@ def read_source(place: str | Path, phrases: Sequence[str], max_points: int | Non
 
 def _in_stored(place: str, phrases: list[str], defaults: Mapping[str, Any]) -> Iterator[Entry]:
     for one in stored(place):
-        name = f"{one.image.url.rpartition('/')[2]}/{one.name}"
         prompts = {"prompts": phrases} if phrases and not one.fields else {}
         try:
-            yield _entry(name, {**defaults, **prompts, **one.fields}, one.image, name)
+            yield _entry(one.name, {**defaults, **prompts, **one.fields}, one.image, one.name)
         except BatchError as error:
-            raise BatchError(f"{name}: {error}") from None
+            raise BatchError(f"{one.name}: {error}") from None
 
 
 def _in_folder(folder: Path, phrases: list[str], defaults: Mapping[str, Any]) -> Iterator[Entry]:

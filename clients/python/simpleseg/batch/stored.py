@@ -7,12 +7,15 @@ its turn comes.
 
 import json
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
+from io import BytesIO
 from itertools import groupby
 from typing import Any, cast
+
+from PIL import Image
 
 from simpleseg.batch import BatchError
 
@@ -28,6 +31,7 @@ class Member:
     url: str
     offset: int
     length: int
+    suffix: str
 
     def read_bytes(self) -> bytes:
         """Raises OSError."""
@@ -54,11 +58,18 @@ class Cell:
             raise OSError(0, "no image in the row", self.url)
         return content
 
+    @property
+    def suffix(self) -> str:
+        """That of the bytes' format, since a row has no file's name. Raises OSError for none."""
+        with Image.open(BytesIO(self.read_bytes())) as image:
+            # What phones write is MPO to Pillow, and a JPEG to everybody else.
+            return ".jpeg" if image.format == "MPO" else f".{image.format}".lower()
+
 
 @dataclass(frozen=True)
 class Stored:
-    """An image with what stands beside it: fields of a request, and its name, which is unique in
-    its file."""
+    """An image with what stands beside it: fields of a request, and its name, which begins with
+    that of its file."""
 
     name: str
     image: Member | Cell
@@ -74,8 +85,9 @@ def is_stored(source: str) -> bool:
     return source.endswith(SUFFIXES)
 
 
-def stored(source: str) -> Iterator[Stored]:
-    """What the files at a URL, a path or a pattern of either hold, in their order.
+def stored(source: str, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Iterator[Stored]:
+    """What the files at a URL, a path or a pattern of either hold, in their order. In tar files,
+    images are known by ``suffixes``.
 
     Raises BatchError where there are none, or one is not what its name says, and OSError.
     """
@@ -85,16 +97,23 @@ def stored(source: str) -> Iterator[Stored]:
         raise BatchError(f"{source}: there is no such file")
     for one in found:
         url = filesystem.unstrip_protocol(one)
-        yield from _in_parquet(url) if source.endswith(".parquet") else _in_tar(url)
+        inside = _in_parquet(url) if source.endswith(".parquet") else _in_tar(url, suffixes)
+        file = one.removeprefix(_folder_of(path))
+        yield from (replace(image, name=f"{file}/{image.name}") for image in inside)
 
 
-def _in_tar(url: str) -> Iterator[Stored]:
+def _folder_of(pattern: str) -> str:
+    """The folder of all that match."""
+    return pattern.partition("*")[0].rpartition("/")[0] + "/"
+
+
+def _in_tar(url: str, suffixes: Collection[str]) -> Iterator[Stored]:
     """Members whose names are alike up to the first dot are one sample, as WebDataset has it."""
     try:
         with _fsspec().open(url, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             members = (member for member in tar if member.isfile())
             for key, group in groupby(members, lambda member: _key(member.name)):
-                sample = _sample(url, key, tar, list(group))
+                sample = _sample(url, key, tar, list(group), suffixes)
                 if sample is not None:
                     yield sample
     except tarfile.TarError as error:
@@ -107,13 +126,17 @@ def _key(name: str) -> str:
 
 
 def _sample(
-    url: str, key: str, tar: tarfile.TarFile, members: list[tarfile.TarInfo]
+    url: str,
+    key: str,
+    tar: tarfile.TarFile,
+    members: list[tarfile.TarInfo],
+    suffixes: Collection[str],
 ) -> Stored | None:
     image, fields = None, {}
     for member in members:
         suffix = "." + member.name.rpartition(".")[2].lower()
-        if suffix in IMAGE_SUFFIXES:
-            image = Member(url, member.offset_data, member.size)
+        if suffix in suffixes:
+            image = Member(url, member.offset_data, member.size, suffix)
         elif member.name == f"{key}.json":
             file = tar.extractfile(member)
             assert file is not None  # it is a file
