@@ -27,6 +27,7 @@ REASONS = {
     "needs a GPU",
     "needs Docker",
     "needs Ray",
+    "needs a bucket",
     "needs a cluster",
     "needs vLLM",
     "needs other servers",
