@@ -1,16 +1,34 @@
 """Shards: whole or not there, and of one thing asked."""
 
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from simpleseg.shards import ForeignShardsError, Shards, cut
 
 
-@pytest.fixture(params=["here", "store"])
+class Buckets(MemoryFileSystem):  # type: ignore[misc]
+    """As in S3 folders are but parts of names: an empty one is not there."""
+
+    protocol = "buckets"
+    store: dict[str, Any] = {}
+    pseudo_dirs = [""]
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """There is nothing to make."""
+
+
+fsspec.register_implementation("buckets", Buckets, clobber=True)
+
+
+@pytest.fixture(params=["here", "memory", "buckets"])
 def shards(request: pytest.FixtureRequest, tmp_path: Path) -> Shards:
-    """In a folder, and in what fsspec has for an object store."""
-    return Shards(str(tmp_path / "out") if request.param == "here" else f"memory://{tmp_path}")
+    """In a folder, and in what fsspec has like an object store."""
+    here = request.param == "here"
+    return Shards(str(tmp_path / "out") if here else f"{request.param}://{tmp_path}")
 
 
 def test_a_block_is_missing_until_its_shard_is_written(shards: Shards) -> None:

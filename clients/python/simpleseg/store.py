@@ -29,7 +29,10 @@ class Store:
     def names(self, pattern: str) -> set[str]:
         """Of files that match."""
         self._files.invalidate_cache()
-        paths = self._files.ls(self._folder, detail=False)
+        try:
+            paths = self._files.ls(self._folder, detail=False)
+        except FileNotFoundError:  # where folders are parts of names, an empty one is none
+            return set()
         return {name for path in paths if fnmatch(name := path.rpartition("/")[2], pattern)}
 
     def read_bytes(self, name: str) -> bytes:
