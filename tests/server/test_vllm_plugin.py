@@ -109,6 +109,7 @@ def test_each_keeps_its_errors(host: Host, engine: PhraseEngine, image64: str) -
         assert (theirs.status_code, "x-request-id" in theirs.headers) == (418, False)
 
 
+@pytest.mark.server_fault
 def test_a_bug_of_ours_is_told_in_our_shape(
     host: Host, engine: PhraseEngine, image64: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
