@@ -58,4 +58,6 @@ def test_many_image_mutants(canary: Canary) -> None:
     for section in range(count // SECTION):
         found += fuzz(canary, SECTION, seed=first + section)
     check(canary, found)
+    # One that says that it has nearly all the pixels that are allowed may take all of its time.
+    canary.may_restart = 'simpleseg_decoder_deaths_total{reason="timeout"}' in canary.metrics()
     print(f"{found.total()} mutants, none with another answer than these: {dict(found)}")
