@@ -347,7 +347,8 @@ class CarefulProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         """Called while the parser's error is handled, which hides what it met with."""
         stopped = sys.exception()
         if stopped is not None and isinstance(stopped.__context__, MemoryError):
-            self.cycle.body.clear()  # room for the answer
+            if self._is_in_body:
+                self.cycle.body.clear()  # room for the answer
             self._refusal = overloaded(self._care.retry_after_s)
         self._refuse(self._refusal)
 

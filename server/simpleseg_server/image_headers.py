@@ -75,10 +75,12 @@ def is_laborious(data: bytes, name: str) -> bool:
 
 
 def jpeg_metadata_bytes(data: bytes) -> int:
-    """The bytes of everything in a JPEG that is not picture, without colour profiles."""
+    """The bytes of everything before the picture in a JPEG, without colour profiles."""
     total = 0
     with suppress(IndexError):
         for kind, content in _jpeg_segments(data):
+            if kind == 0xDA:
+                break
             if kind == _COMMENT or kind in _APPLICATIONS:
                 total += 0 if content.startswith(_PROFILE) else len(content)
     return total
