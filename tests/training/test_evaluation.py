@@ -15,6 +15,7 @@ from simpleseg.cli import app
 from simpleseg.cli_support import Failure
 from simpleseg_polygon.codec import format_box, format_region
 from simpleseg_polygon.prompts import Target
+from simpleseg_training import published
 from simpleseg_training.cases import Case, load_cases
 from simpleseg_training.contour_bound import as_markdown, contour_bound
 from simpleseg_training.contours import Contours
@@ -116,6 +117,53 @@ def test_the_refcoco_family_is_evaluated_phrase_by_phrase(root: Path, name: str)
     assert metrics["giou"] > 0.85
     assert metrics["vertices"] > 3
     assert metrics["baseline_true_box"] < metrics["giou"]
+
+
+MEANS = {
+    "res": (68.9, 69.9, 69.2, 72.2, 71.4, 71.1, 74.2, 75.4, 71.4, 74.6, 74.8),
+    "rec": (79.8, 80.3, 80.4, 86.0, 87.1, 85.0, 86.7, 86.5),
+}
+"""The last column of the published tables, which no code computes from the others."""
+
+
+@pytest.mark.parametrize("table", ["res", "rec"])
+def test_published_rows_have_their_published_mean(table: published.Table) -> None:
+    measured = {column: {published.METRIC[table]: 0.5} for column in published.COLUMNS}
+    lines = published.comparison(measured, "mine").splitlines()[2:]
+    means = [float(line.rsplit("|", 2)[1]) for line in lines]
+    assert means == [*MEANS[table], 50.0]
+    assert "**mine**" in lines[-1]
+
+
+def test_a_model_stands_beside_what_is_published(root: Path) -> None:
+    parts = published.parts(f"refcoco-family:{root}", "ignored")
+    assert len(parts) == len(published.COLUMNS)
+    measured = {}
+    for data, split in parts:
+        cases = load_cases(data, split, 2, 128)
+        column = published.column_of(data, split)
+        assert column is not None
+        measured[column] = run(data, split, 2, _truth(cases))[0]
+    tables = published.comparison(measured, "the labels").split("\n\n")
+    assert [table.count("**the labels**") for table in tables] == [1, 1]
+    assert all(float(cell) == 100.0 for cell in tables[1].splitlines()[-1].split("|")[2:-1])
+
+
+@pytest.mark.parametrize(
+    ("data", "split", "column"),
+    [
+        ("refcocog:ROOT", "test", ("refcocog", "test")),
+        ("refcocog/google:ROOT", "val", None),
+        ("refcoco:ROOT", "train", None),
+        ("refclef:ROOT", "val", None),
+        ("demo-single", "val", None),
+    ],
+)
+def test_only_the_published_splits_have_a_column(
+    data: str, split: str, column: published.Column | None
+) -> None:
+    assert published.column_of(data, split) == column
+    assert published.parts(data, split) == [(data, split)]
 
 
 def test_only_what_is_asked_is_measured(tmp_path: Path) -> None:

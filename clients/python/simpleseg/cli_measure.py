@@ -45,7 +45,8 @@ def evaluate(
         str,
         typer.Option(
             help="demo-single, demo-multi, demo-hard, demo-stress:FOLDER, refcoco:ROOT (refcoco+, "
-            "refcocog, refclef), a COCO .json, or a folder with masks/ or samples.json."
+            "refcocog, refclef), refcoco-family:ROOT (every split of the paper's tables), a COCO "
+            ".json, or a folder with masks/ or samples.json."
         ),
     ],
     split: Annotated[str, typer.Option(help="train, val, test, or a set's testA, ...")] = "test",
@@ -67,14 +68,17 @@ def evaluate(
         bool, typer.Option("--json", help="Print the metrics as one JSON object, last.")
     ] = False,
 ) -> None:
-    """Measure answers on held-out data: IoU, boxes, tokens, latency, and the baselines."""
+    """Measure answers on held-out data: IoU, boxes, tokens, latency, and the baselines; on the
+    RefCOCO family beside published results."""
     with extra("training"):
         from simpleseg_training import evaluate as evaluation
+        from simpleseg_training import published
         from simpleseg_training.pictures import failures_sheet
         from simpleseg_training.report import write_report
     questions = _questions(tasks)
+    parts = published.parts(data, split)
 
-    async def measure() -> tuple[dict[str, float], list[evaluation.Judged]]:
+    async def measure() -> "list[tuple[dict[str, float], list[evaluation.Judged]]]":
         loop = asyncio.get_running_loop()
         async with connection(url, model, engine) as client:
 
@@ -89,22 +93,37 @@ def evaluate(
                 )
 
             # The evaluation asks and waits; it has a thread of its own, so that the loop is free.
-            return await asyncio.to_thread(
-                evaluation.run, data, split, limit, answer, _progress, questions
-            )
+            return [
+                await asyncio.to_thread(
+                    evaluation.run, name, part, limit, answer, _progress, questions
+                )
+                for name, part in parts
+            ]
 
     try:
-        metrics, judged = asyncio.run(measure())
+        found = asyncio.run(measure())
     except ValueError as error:
         raise Failure(str(error)) from error
+    judged = [one for _, of_part in found for one in of_part]
+    metrics = evaluation.metrics_of(judged)
     if failures is not None:
         failures_sheet(judged).save(failures)
     if report is not None:
         write_report(f"{data}, {split}", metrics, judged, report)
-    if not as_json:
-        typer.echo("\n".join(f"{name:<20} {value:.4g}" for name, value in metrics.items()))
-    else:
-        typer.echo(json.dumps({"data": data, "split": split, **metrics}))
+    columns = {
+        column: measured
+        for (name, part), (measured, _) in zip(parts, found, strict=True)
+        if (column := published.column_of(name, part))
+    }
+    if as_json:
+        splits = {" ".join(column): measured for column, measured in columns.items()}
+        by_split = {"splits": splits} if len(parts) > 1 else {}
+        typer.echo(json.dumps({"data": data, "split": split, **metrics, **by_split}))
+        return
+    typer.echo("\n".join(f"{name:<20} {value:.4g}" for name, value in metrics.items()))
+    if columns:
+        tables = published.comparison(columns, f"this model, {limit} cases each at most")
+        typer.echo(f"\n{tables}\n\n{published.SOURCE}")
 
 
 def _questions(tasks: str) -> "list[evaluation.Question]":
