@@ -1,18 +1,21 @@
 """Write the demo model's card from what a run and an evaluation recorded.
 
-    python -m simpleseg_training.model_card --run runs/demo \\
+    python -m simpleseg_training.model_card --run runs/demo [--run runs/demo-2 ...] \\
         --results benchmarks/results/accuracy.json \\
         --calibration benchmarks/results/calibration.json \\
         --stress benchmarks/results/stress.json --out server/simpleseg_server/demo_model
 
-The card (README.md) and the training curves go into the checkpoint's folder.
+The card (README.md) and the training curves go into the checkpoint's folder. Of several runs each
+went on from the weights of the one before.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from simpleseg_training.history import read_history
 from simpleseg_training.pictures import write_curves
 
 _ROWS = {
@@ -56,7 +59,7 @@ never meet.
 ## Recipe
 
 `python -m simpleseg_training.pretrain`, {images:,} images, batches of {batch} images, each with
-several questions that share it:
+several questions that share it{runs}:
 
 - number-level soft targets: each digit is trained towards the conditional mass of a Gaussian around
   the true number, whose deviation falls from {sigma_start} to {sigma_end} thousandths;
@@ -65,9 +68,8 @@ several questions that share it:
 - one object first, then several with questions about which is which, then every task;
 - Muon for matrices, AdamW for the rest; constant rate, then a cosine to zero.
 
-The run was one run on two CPU cores, and was changed on its way: the weights of the losses at
-25,600 images, the pointing loss and the scenes of short questions at 76,800, its length at
-102,400.
+All ran on two CPU cores. The first run was changed on its way: the weights of the losses at 25,600
+images, the pointing loss and the scenes of short questions at 76,800, its length at 102,400.
 
 ![Training losses and validation IoU against images seen](curves.png)
 
@@ -109,6 +111,9 @@ _EMPTY = (
     "An answer that the object is not there has no score: of the {cases} cases measured, {said} "
     "got a region."
 )
+
+_RUNS = """ ({images}; every run goes on from the weights of
+the one before, halfway through the curriculum and with fresh auxiliary heads)"""
 
 _STRESS = """
 ### A style that training never saw
@@ -156,7 +161,7 @@ def calibration_of(measured: dict[str, Any]) -> str:
 
 
 def write_card(
-    run: Path,
+    runs: Sequence[Path],
     results_file: Path,
     calibration_file: Path,
     out: Path,
@@ -165,13 +170,14 @@ def write_card(
 ) -> None:
     """``parameters`` is in millions."""
     stress = json.loads(stress_file.read_text())["results"] if stress_file else None
-    recipe = json.loads((run / "recipe.json").read_text())
+    history = read_history(runs)
+    recipe = history.recipes[0]
     results = json.loads(results_file.read_text())["results"]
-    images = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["images"]
     card = _CARD.format(
         parameters=parameters,
         image_px=recipe["size"]["image_px"],
-        images=images,
+        images=sum(history.images),
+        runs=_RUNS.format(images=_listed(history.images)) if len(runs) > 1 else "",
         batch=2 * recipe["batch_images"],
         sigma_start=recipe["sigma_start"],
         sigma_end=recipe["sigma_end"],
@@ -181,12 +187,22 @@ def write_card(
         calibration=calibration_of(json.loads(calibration_file.read_text())),
     )
     (out / "README.md").write_text(card)
-    write_curves(run / "log.jsonl", out / "curves.png")
+    write_curves(history.records, out / "curves.png")
+
+
+def _listed(images: Sequence[int]) -> str:
+    """
+    >>> _listed([155008, 125000, 1000])
+    '155,008, then 125,000, then 1,000'
+    """
+    return ", then ".join(f"{count:,}" for count in images)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the demo model's card.")
-    parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
+    parser.add_argument(
+        "--run", type=Path, required=True, action="append", help="folder of a pretraining run"
+    )
     parser.add_argument("--results", type=Path, required=True, help="output of accuracy.py")
     parser.add_argument("--calibration", type=Path, required=True, help="output of calibration.py")
     parser.add_argument("--stress", type=Path, help="output of accuracy.py --stress")

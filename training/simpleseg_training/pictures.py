@@ -7,7 +7,7 @@ python -m simpleseg_training.pictures curves runs/demo/log.jsonl curves.png
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,14 +123,13 @@ def write_samples(folder: Path) -> None:
     (folder / SAMPLES_FILE).write_text(json.dumps(samples, indent=1) + "\n")
 
 
-def write_curves(log: Path, out: Path) -> None:
-    """Losses and validation IoU of a run against the images seen."""
+def write_curves(records: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Losses and validation IoU of a pretraining's log against the images seen."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    records = [json.loads(line) for line in log.read_text().splitlines()]
     steps = [r for r in records if "answer" in r]
     checks = [r for r in records if "evaluation" in r]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
@@ -161,7 +160,8 @@ def main(arguments: list[str] | None = None) -> None:
     elif options.command == "samples":
         write_samples(options.out)
     else:
-        write_curves(options.log, options.out)
+        lines = options.log.read_text().splitlines()
+        write_curves([json.loads(line) for line in lines], options.out)
 
 
 if __name__ == "__main__":
