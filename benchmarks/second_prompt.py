@@ -5,11 +5,11 @@
 The demo model, greedily, in float32, one prompt at a time: every held-out scene is new when its
 first prompt comes, and the second follows at once, so that the two take turns over all scenes.
 ``engine`` asks the engine, ``segment`` sends the image with every prompt to ``POST /segment`` of a
-server in this process, ``kept`` names an image that ``POST /v1/images`` took before; the last two
-read ``first_token``, the time since the request came in, from the response. All three go through
-scenes of their own. ``--limit`` is how many scenes each.
+server in this process, ``jpeg`` sends it as a JPEG of 640x480, ``kept`` names an image that ``POST
+/v1/images`` took before; the last three read ``first_token``, the time since the request came in,
+from the response. All go through scenes of their own. ``--limit`` is how many scenes each.
 
-With ``--json`` the last line printed is one object: for each of the three the medians in
+With ``--json`` the last line printed is one object: for each of them the medians in
 milliseconds of first and second prompts, their ratio, the tokens of a prompt and how many of the
 second's were cached; ``second_prompt_ttft_ratio`` is the engine's ratio.
 """
@@ -44,6 +44,7 @@ from simpleseg_training.cases import Case, load_cases
 LIMIT, QUICK_LIMIT, WARM_UP = 200, 15, 5
 MAX_TOKENS, MAX_POINTS = 128, 3  # the rest of an answer is not measured
 REST_S = 0.05  # an engine may be at work on an answer's end for a step more
+JPEG_SIZE = (640, 480)
 HERE = "http://in-process"
 
 Asked = tuple[float, Usage | None]
@@ -77,13 +78,14 @@ def main() -> None:
 async def measure(name: EngineName, limit: int) -> dict[str, Any]:
     """Everything the benchmark reports of one engine."""
     each = limit + WARM_UP
-    cases = load_cases(DATA, SPLIT, 3 * each, SIZE_PX)
+    cases = load_cases(DATA, SPLIT, 4 * each, SIZE_PX)
     said = provenance(*PACKAGES, model="simpleseg-demo, float32", inputs=f"{DATA} {SPLIT}")
     async with served(_engine(name)) as (engine, http):
         ways = {
             "engine": summary(await pairs(_ask_engine(engine), cases[:each])),
-            "segment": summary(await pairs(_ask_segment(http), cases[each : 2 * each])),
-            "kept": summary(await pairs(_ask_kept(http), cases[2 * each :])),
+            "segment": summary(await pairs(_ask_segment(http, png), cases[each : 2 * each])),
+            "jpeg": summary(await pairs(_ask_segment(http, jpeg), cases[2 * each : 3 * each])),
+            "kept": summary(await pairs(_ask_kept(http), cases[3 * each :])),
         }
     return {
         "engine": name,
@@ -168,9 +170,9 @@ def _ask_engine(engine: Engine) -> Ask:
     return ask
 
 
-def _ask_segment(http: httpx2.AsyncClient) -> Ask:
+def _ask_segment(http: httpx2.AsyncClient, file_of: Callable[[Case], bytes]) -> Ask:
     async def ask(case: Case, phrase: str) -> Asked:
-        return await _segment(http, {"base64": _base64_png(case)}, phrase)
+        return await _segment(http, _in_base64(file_of(case)), phrase)
 
     return ask
 
@@ -180,7 +182,7 @@ def _ask_kept(http: httpx2.AsyncClient) -> Ask:
 
     async def ask(case: Case, phrase: str) -> Asked:
         if id(case) not in ids:
-            upload = {"image": {"base64": _base64_png(case)}}
+            upload = {"image": _in_base64(png(case))}
             answer = await http.post("/v1/images", json=upload)
             ids[id(case)] = answer.raise_for_status().json()["id"]
         return await _segment(http, {"id": ids[id(case)]}, phrase)
@@ -195,10 +197,20 @@ async def _segment(http: httpx2.AsyncClient, image: dict[str, str], phrase: str)
     return answer["timings_ms"]["first_token"], None
 
 
-def _base64_png(case: Case) -> str:
+def png(case: Case) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(case.image_hw3).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def jpeg(case: Case) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(case.image_hw3).resize(JPEG_SIZE).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def _in_base64(file: bytes) -> dict[str, str]:
+    return {"base64": base64.b64encode(file).decode()}
 
 
 if __name__ == "__main__":

@@ -220,6 +220,9 @@ class Settings(BaseModel):
     """A legacy token of Label Studio, sent to `label_studio_url` and nowhere else. Better kept in a
     variable."""
 
+    max_decoded_image_bytes: Annotated[int, Field(ge=0)] = 16 * MIB
+    """Room for the pixels of images decoded before, so that a file that comes again is not decoded
+    again; 0 keeps none."""
     max_kept_image_bytes: Positive = 256 * MIB
     """Room for uploaded images, files and pixels together; what was used least recently goes."""
     kept_image_ttl_s: Seconds = 3600.0

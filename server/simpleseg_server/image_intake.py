@@ -8,6 +8,7 @@ from simpleseg_polygon.geometry import WHOLE, Box
 from simpleseg_server.config import Settings
 from simpleseg_server.decode_pool import Death, DecodePool, NoDecoderError
 from simpleseg_server.decode_process import Limits
+from simpleseg_server.decoded_cache import DecodedCache
 from simpleseg_server.errors import overloaded
 from simpleseg_server.images import DecodedImage, decode, judged
 from simpleseg_server.pixels import EngineSize, Reading, guard_pillow, read_picture
@@ -64,6 +65,10 @@ class ImageIntake:
         self._workers = workers
         self._pool = _pool(settings, metrics)
         self._read = read_picture if self._pool is None else self._pool.read
+        self._decoded = DecodedCache(
+            settings.max_decoded_image_bytes,
+            on_look=lambda look: metrics.decoded_images.labels(look).inc(),
+        )
         self.budget = PixelBudget(settings.max_pixels_in_flight)
 
     def start(self) -> None:
@@ -95,7 +100,9 @@ class ImageIntake:
 
     def _decode(self, reading: Reading, param: str) -> DecodedImage:
         try:
-            return decode(reading, self._settings, param, self._read)
+            return self._decoded.get(
+                reading, lambda: decode(reading, self._settings, param, self._read)
+            )
         except NoDecoderError:
             raise overloaded(self._settings.retry_after_s) from None
 

@@ -118,6 +118,11 @@ class Metrics:
         self.image_cache = self._counter(
             "simpleseg_image_cache", "Images looked up instead of sent, by outcome.", "outcome"
         )
+        self.decoded_images = self._counter(
+            "simpleseg_decoded_image_cache",
+            "Image files looked for among those decoded before, by outcome.",
+            "outcome",
+        )
         self.in_flight = self._gauge("simpleseg_in_flight", "Requests admitted, not answered yet.")
         self.queue_depth = self._gauge("simpleseg_queue_depth", "Prompts waiting for the engine.")
         self._log_lines = self._gauge(

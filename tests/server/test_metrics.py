@@ -33,6 +33,7 @@ DOCUMENTED = {
     "simpleseg_rejections": "counter",
     "simpleseg_image_fetch": "counter",
     "simpleseg_image_cache": "counter",
+    "simpleseg_decoded_image_cache": "counter",
     "simpleseg_in_flight": "gauge",
     "simpleseg_queue_depth": "gauge",
     "simpleseg_client_disconnects": "counter",

@@ -217,6 +217,8 @@ def test_sources_are_read_as_they_are_described(tmp_path: Path) -> None:
         open_pairs([DataConfig(source=str(file), targets=["box"])])
     with pytest.raises(ValueError, match="no data 'nowhere.jsonl'"):
         open_pairs([DataConfig(source="nowhere.jsonl")])
+    with pytest.raises(ValueError, match="the order that they have"):
+        open_pairs([DataConfig(source=str(file), order="unordered")])
     with pytest.raises(ValueError, match="give them a limit"):
         open_pairs([DataConfig(source="demo")])
     bad = tmp_path / "bad.jsonl"

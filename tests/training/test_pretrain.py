@@ -1,6 +1,7 @@
 """Packed training computes what transformers computes; a run learns, stops and goes on."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,21 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+from simpleseg_polygon.codec import parse_region
+from simpleseg_training.contours import Order
 from simpleseg_training.curriculum import ALL, ONE, TrainingBatches, draw_examples, mixture
 from simpleseg_training.evaluate import Reply, judge, metrics_of, run
-from simpleseg_training.examples import make_examples
+from simpleseg_training.examples import Task, demo_contours, make_examples
 from simpleseg_training.export import write_checkpoint
 from simpleseg_training.forward import hidden_states, patchify
 from simpleseg_training.initial import initialise
 from simpleseg_training.model import PATCH, ModelSize, new_model
 from simpleseg_training.optimizer import rate_factor
 from simpleseg_training.packing import Packer, collate
+from simpleseg_training.pairs import DemoPairs
 from simpleseg_training.pretrain import Recipe, loader, sigma_at, train
 from simpleseg_training.scenes import render_scene
+from simpleseg_training.train_config import DataConfig
 
 
 def test_packed_branches_equal_single_turns(tokenizer: Tokenizer, tiny: ModelSize) -> None:
@@ -65,6 +70,35 @@ def test_loader_processes_take_turns(tokenizer: Tokenizer, tiny: ModelSize) -> N
 
     assert len(images(0)) == 4
     assert images(2) == images(0)
+
+
+@pytest.mark.parametrize("order", ["counter-clockwise", "unordered"])
+def test_another_order_is_the_same_outline(order: Order) -> None:
+    tasks: dict[Task, float] = {("box", "region"): 1.0}
+    others = 0
+    for seed in range(6):
+        rendering = render_scene(seed, 1, 1, 64)
+        made = [
+            make_examples(np.random.default_rng(seed), rendering, 1, tasks, contours)
+            for contours in (demo_contours(64), replace(demo_contours(64), order=order))
+        ]
+        usual, other = (parse_region(one.answer).value.parts for (one,) in made)
+        assert [set(ring) for ring in usual] == [set(ring) for ring in other]
+        others += usual != other
+    assert others == 6
+
+
+def test_a_run_is_told_the_order(tokenizer: Tokenizer, tiny: ModelSize) -> None:
+    orders: tuple[Order, ...] = ("clockwise", "counter-clockwise")
+    streams = [TrainingBatches(tokenizer.to_str(), tiny, 8, 256, 0, 100, order=o) for o in orders]
+    clockwise, other = (next(iter(stream)) for stream in streams)
+    assert torch.equal(clockwise.images, other.images)
+    assert not torch.equal(clockwise.ids, other.ids)
+    pairs = [DemoPairs(DataConfig(source="demo", limit=30, order=o)) for o in orders]
+    assert any(pairs[0][i].answer != pairs[1][i].answer for i in range(30))
+    assert [pairs[0][i].instruction for i in range(30) if pairs[0][i].target == "box"] == [
+        pairs[1][i].instruction for i in range(30) if pairs[0][i].target == "box"
+    ]
 
 
 def test_curriculum_ends_with_every_stage() -> None:

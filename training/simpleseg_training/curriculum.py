@@ -1,7 +1,7 @@
 """What the model sees when: one object first, then several, then every task."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,14 @@ from numpy.random import Generator
 from tokenizers import Tokenizer
 from torch.utils.data import IterableDataset, get_worker_info
 
-from simpleseg_training.examples import TASK_WEIGHTS, Example, Task, make_examples
+from simpleseg_training.contours import Order
+from simpleseg_training.examples import (
+    TASK_WEIGHTS,
+    Example,
+    Task,
+    demo_contours,
+    make_examples,
+)
 from simpleseg_training.model import ModelSize
 from simpleseg_training.packing import Batch, Packed, Packer, collate
 from simpleseg_training.scenes import SPLITS, Rendering, render_scene
@@ -56,14 +63,17 @@ def mixture(progress: float) -> tuple[tuple[float, Stage], ...]:
 
 
 def draw_examples(
-    rng: Generator, seed: int, progress: float, image_px: int
+    rng: Generator, seed: int, progress: float, image_px: int, order: Order = "clockwise"
 ) -> tuple[Rendering, list[Example]]:
-    """A scene of the mixture and its questions."""
+    """A scene of the mixture and its questions; vertices of answers in this order."""
     shares, stages = zip(*mixture(progress), strict=True)
     stage = stages[int(rng.choice(len(stages), p=shares))]
     rendering = render_scene(seed, stage.min_objects, stage.max_objects, image_px)
+    contours = replace(demo_contours(image_px), order=order)
     examples = [
-        example for tasks in stage.tasks for example in make_examples(rng, rendering, 1, tasks)
+        example
+        for tasks in stage.tasks
+        for example in make_examples(rng, rendering, 1, tasks, contours)
     ]
     return rendering, examples
 
@@ -85,6 +95,7 @@ class TrainingBatches(IterableDataset[Batch]):
         total_images: int,
         rank: int = 0,
         world: int = 1,
+        order: Order = "clockwise",
     ) -> None:
         super().__init__()
         self._tokenizer_json = tokenizer_json
@@ -95,6 +106,7 @@ class TrainingBatches(IterableDataset[Batch]):
         self._total_images = total_images
         self._rank = rank
         self._world = world
+        self._order = order
 
     def __iter__(self) -> Iterator[Batch]:
         packer = Packer(Tokenizer.from_str(self._tokenizer_json), self._size)
@@ -113,7 +125,7 @@ class TrainingBatches(IterableDataset[Batch]):
         seed = SPLITS["train"].start + image
         rng = np.random.default_rng((seed, 1))
         progress = min(1.0, image / self._total_images)
-        rendering, examples = draw_examples(rng, seed, progress, self._size.image_px)
+        rendering, examples = draw_examples(rng, seed, progress, self._size.image_px, self._order)
         return packer.pack(rendering, examples, self._length)
 
 

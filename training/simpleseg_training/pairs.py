@@ -10,7 +10,7 @@ what the answer says.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,7 +23,7 @@ from simpleseg_polygon.prompts import instruction, match_instruction
 from simpleseg_polygon.raster import Rle, region_to_rle
 from simpleseg_polygon.rle import mask_to_rle
 from simpleseg_training.cases import DEMO_DATA, Case, load_cases
-from simpleseg_training.examples import TASK_WEIGHTS, Example, Task, make_examples
+from simpleseg_training.examples import TASK_WEIGHTS, Example, Task, demo_contours, make_examples
 from simpleseg_training.recombine import box_of
 from simpleseg_training.scenes import SPLITS, render_scene
 from simpleseg_training.train_config import DataConfig
@@ -73,6 +73,7 @@ class DemoPairs:
         self._count = config.limit
         self._objects = config.objects
         self._first = SPLITS["train"].start + config.first_scene
+        self._contours = replace(demo_contours(DEMO_PX), order=config.order)
         targets = config.targets
         self._tasks: dict[Task, float] = {
             task: weight
@@ -89,7 +90,7 @@ class DemoPairs:
         seed = self._first + index
         rng = np.random.default_rng((seed, 3))
         rendering = render_scene(seed, *self._objects, DEMO_PX)
-        while not (made := make_examples(rng, rendering, 1, self._tasks)):
+        while not (made := make_examples(rng, rendering, 1, self._tasks, self._contours)):
             pass  # no true phrase in three tries: three more
         return _pair_of_example(Image.fromarray(rendering.image_hw3), made[0])
 
@@ -107,6 +108,8 @@ class FilePairs:
     """The records of a JSONL or Parquet file, read as they are asked for."""
 
     def __init__(self, path: Path, config: DataConfig) -> None:
+        if config.order != "clockwise":
+            raise ValueError(f"data: {path} has its answers in the order that they have")
         self._folder = path.parent
         self._records = _read(path)
         missing = [name for name in _REQUIRED if name not in self._records.column_names]

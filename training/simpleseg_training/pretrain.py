@@ -29,6 +29,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from simpleseg_training import numbers
 from simpleseg_training.auxiliary import AuxiliaryHeads
+from simpleseg_training.contours import ORDERS, Order
 from simpleseg_training.curriculum import TrainingBatches, pass_through
 from simpleseg_training.examples import tokenizer_corpus
 from simpleseg_training.export import write_checkpoint
@@ -59,6 +60,8 @@ class Recipe:
     """Deviation of the soft targets in thousandths, at the start and from 45 % of the run on."""
     sigma_end: float = 1.5
     size: ModelSize = ModelSize()
+    order: Order = "clockwise"
+    """Of the vertices in answers: the ablation that shows what a fixed order is worth."""
     start_from: str | None = None
     """Folder of a checkpoint whose weights to go on from; such a run begins halfway through the
     curriculum, with fresh auxiliary heads."""
@@ -209,6 +212,7 @@ class Run:
             recipe.images,
             self.rank,
             self.world,
+            recipe.order,
         )
         workers = max(1, (os.cpu_count() or 2) - 1) if self.cuda else 0
         return loader(stream, workers)
@@ -313,6 +317,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=Recipe.images)
     parser.add_argument("--batch-images", type=int, default=Recipe.batch_images)
     parser.add_argument("--start-from", help="checkpoint folder whose weights to go on from")
+    parser.add_argument("--order", choices=ORDERS, default=Recipe.order, help="of the vertices")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
     parser.add_argument("--log-every", type=int, default=20, help="steps")
@@ -323,7 +328,11 @@ def main(arguments: list[str] | None = None) -> None:
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     recipe = Recipe(
-        options.images, options.batch_images, seed=options.seed, start_from=options.start_from
+        options.images,
+        options.batch_images,
+        seed=options.seed,
+        order=options.order,
+        start_from=options.start_from,
     )
     train(recipe, options.out, options.log_every, options.evaluate_every, options.limit)
     if dist.is_initialized():

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from simpleseg_training.contours import Order
+
 CONFIGS = Path(__file__).parent / "configs"
 
 Positive = Annotated[int, Field(gt=0)]
@@ -48,7 +50,7 @@ class DataConfig(_Section):
 
     ``limit`` takes that many pairs; drawn scenes need it. ``objects`` bounds the objects of a
     scene, ``first_scene`` says where in the training seeds to begin. ``targets`` keeps only the
-    pairs that ask for these.
+    pairs that ask for these. ``order`` is that of the vertices in the answers about drawn scenes.
     """
 
     source: str
@@ -56,6 +58,7 @@ class DataConfig(_Section):
     objects: tuple[Positive, Positive] = (1, 6)
     first_scene: Annotated[int, Field(ge=0)] = 0
     targets: list[Literal["region", "box", "point", "text"]] | None = None
+    order: Order = "clockwise"
 
 
 class EvaluationConfig(_Section):
