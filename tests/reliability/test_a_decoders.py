@@ -27,8 +27,12 @@ from .image_bombs import decoders, post, refusal
 
 @pytest.fixture(scope="module")
 def strict_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canary]:
-    """Its decoders have little time and memory."""
-    limits = {"max_decode_cpu_s": "0.3", "max_decoder_bytes": str(200 * 2**20)}
+    """Its decoders have little time and memory, and decode what came before as well."""
+    limits = {
+        "max_decode_cpu_s": "0.3",
+        "max_decoder_bytes": str(200 * 2**20),
+        "max_decoded_image_bytes": "0",
+    }
     with started(tmp_path_factory.mktemp("strict"), **limits) as canary:
         yield canary
 
@@ -132,7 +136,7 @@ def test_A24_no_decoder_outlives_a_server_that_is_killed(tmp_path: Path) -> None
 def test_A28_one_image_ten_thousand_times() -> None:
     """All are decoded, and never more pixels at once than the limit lets."""
     data = make.encoded(make.noise(8, 8))
-    settings = Settings(max_image_pixels=64, max_pixels_in_flight=3 * 64)
+    settings = Settings(max_image_pixels=64, max_pixels_in_flight=3 * 64, max_decoded_image_bytes=0)
     taken: list[int] = []
 
     async def all_at_once(intake: ImageIntake) -> list[str]:

@@ -90,16 +90,20 @@ def _within(value: Any) -> Any:
 
 
 @schemathesis.hook
-def filter_case(context: Any, case: Any) -> bool:
-    """In a form everything is text: what has the wrong type here may be right on the wire. A list
-    is a part for each item, so an empty one is not there at all."""
+def before_call(context: Any, case: Any, kwargs: Any) -> None:
+    """In a form everything is text: what has the wrong type here may be right on the wire, and then
+    it is to be accepted. A list is a part for each item, so an empty one is not there at all."""
     is_form = case.media_type == "multipart/form-data" and isinstance(case.body, dict)
-    if not is_form or case.meta.generation.mode == GenerationMode.POSITIVE:
-        return True
+    if not is_form or case.meta is None:
+        return
     sent = {name: value for name, value in case.body.items() if value not in ([], {})}
-    if case.path == "/v1/images":
-        return not (sent.keys() == {"image"} and isinstance(sent["image"], bytes | Binary))
-    return not (case.path == "/segment" and _is_a_valid_form(sent))
+    is_image = case.path == "/v1/images" and sent.keys() == {"image"} and _is_file(sent["image"])
+    if is_image or (case.path == "/segment" and _is_a_valid_form(sent)):
+        case.meta.generation.mode = GenerationMode.POSITIVE
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, bytes | Binary)
 
 
 def _is_a_valid_form(body: dict[str, Any]) -> bool:
@@ -108,7 +112,7 @@ def _is_a_valid_form(body: dict[str, Any]) -> bool:
         SegmentRequest.model_validate(fields)
     except ValidationError:
         return False
-    return isinstance(body.get("image"), bytes | Binary)
+    return _is_file(body.get("image"))
 
 
 def _read(name: str, value: Any) -> Any:
