@@ -35,8 +35,8 @@ for outcome in outcomes:
         print(f"{files[outcome.index].name}: {outcome.error}")
 
 # %% [markdown]
-# `empty` is an answer too: the model says that the object is not there. The shipped model hardly
-# ever says so (see its model card); a fine-tuned one does.
+# `empty` is an answer too: the model says that the object is not there. How often it is right about
+# that its model card tells.
 
 # %%
 annotations = [

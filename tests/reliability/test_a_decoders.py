@@ -72,6 +72,7 @@ def with_stopped_decoders(canary: Canary, then: Any) -> httpx2.Response:
         answer = thread.submit(post, canary, make.encoded(make.noise()))
         while "simpleseg_in_flight 1.0" not in canary.metrics():
             time.sleep(0.01)
+        time.sleep(0.3)  # admitted it is; a decoder has it a little later
         then(stopped)
         return answer.result()
 

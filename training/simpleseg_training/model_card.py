@@ -69,7 +69,8 @@ several questions that share it{runs}:
 - Muon for matrices, AdamW for the rest; constant rate, then a cosine to zero.
 
 All ran on two CPU cores. The first run was changed on its way: the weights of the losses at 25,600
-images, the pointing loss and the scenes of short questions at 76,800, its length at 102,400.
+images, the pointing loss and the scenes of short questions at 76,800, its length at 102,400; the
+second was shortened at 57,600 of its own.
 {reinforced}
 ![Training losses and validation IoU against images seen](curves.png)
 
