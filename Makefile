@@ -44,7 +44,7 @@ $(RUN)/release/README.md: $(RUN)/rl/checkpoint/model.safetensors
 	$(BIN)/python benchmarks/accuracy.py --json --model $(RUN)/release --pictures $(RUN)/failures \
 		| tail -1 > $(RUN)/accuracy.json
 	cp $(RUN)/failures/failures-demo-multi.png $(RUN)/release/failures.png
-	$(BIN)/python -m simpleseg_training.model_card --run $(RUN)/pretrain \
+	$(BIN)/python -m simpleseg_training.model_card --run $(RUN)/pretrain --rl $(RUN)/rl \
 		--results $(RUN)/accuracy.json --calibration $(RUN)/calibration.json --out $(RUN)/release
 
 docs: $(VENV)/.installed-all

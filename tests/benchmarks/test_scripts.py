@@ -61,6 +61,15 @@ def test_a_soak_leaves_nothing_and_a_leak_is_seen() -> None:
 
 
 @pytest.mark.slow
+def test_every_order_of_vertices_is_trained(tmp_path: Path) -> None:
+    result = printed("order.py", "--out", str(tmp_path), "--quick")["results"]
+    assert result.keys() == {"clockwise", "counter-clockwise", "unordered"}
+    for found in result.values():
+        assert found["images"] >= 64
+        assert found["evaluation"].keys() == {"demo-single", "demo-multi"}
+
+
+@pytest.mark.slow
 def test_the_reference_and_the_embedded_engine_give_like_masks() -> None:
     options = ["--sides", "reference,embedded", "--rounds", "1", "--scenes", "3", "--skip-latency"]
     result = printed("compare.py", *options)
