@@ -102,7 +102,8 @@ async def serving(engine: Engine) -> AsyncIterator[str]:
     """The engine's server on this event loop, once it is ready, by its URL."""
     settings = Settings(max_running_prompts=UNDER_WAY)
     app = create_app(settings, engine)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_keep_alive=300)
+    server = uvicorn.Server(config)
     port = free_port()
     running = asyncio.create_task(server.serve([bind("127.0.0.1", port, "port")]))
     url = f"http://127.0.0.1:{port}"
@@ -181,8 +182,10 @@ async def one_at_a_time(engine: Engine, client: Poster, scenes: Sequence[Scene])
     segment = statistics.median(one.ms for one in asked)
     differences = [one.ms - ms for one, ms in zip(asked, alone, strict=True)]
     outside = [one.ms - one.timings_ms["total"] for one in asked]
+    names = dict.fromkeys(name for one in asked for name in one.timings_ms)
     stages = {
-        name: _median([one.timings_ms[name] for one in asked]) for name in asked[0].timings_ms
+        name: _median([one.timings_ms[name] for one in asked if name in one.timings_ms])
+        for name in names
     }
     beside = [one.ms - one.timings_ms["generate"] for one in asked]
     return {

@@ -24,8 +24,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from hardware import hardware
 from load_ceiling import trivial_server
+from provenance import provenance
 
 import simpleseg_server
 from simpleseg.bench.load import Load, run_load
@@ -118,7 +118,8 @@ def main() -> None:
     questions, users = load_questions("packaged"), options.users
     given = nullcontext(options.base_url)
     own = trivial_server() if options.trivial else given if options.base_url else own_server([])
-    machine = hardware("aiohttp")
+    model = "trivial" if options.trivial else None if options.base_url else "simpleseg-demo"
+    said = provenance("aiohttp", model=model, inputs="packaged scenes")
     with own as url:
         server = {"model": "trivial"} if options.trivial else identity(url, None)
         target = Target(url, "chat", stream=True, model=server["model"])
@@ -136,7 +137,7 @@ def main() -> None:
     if options.json:
         told = subprocess.run([options.aiperf, "--version"], capture_output=True, text=True)
         asked = {"users": users, "requests": count, "rounds": rounds}
-        facts = {"hardware": machine, "server": server, "aiperf": told.stdout.strip(), **asked}
+        facts = {**said, "server": server, "aiperf": told.stdout.strip(), **asked}
         print(json.dumps({**facts, "figures": figures}))
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from hardware import hardware
 from numpy.typing import NDArray
+from provenance import provenance
 
 from simpleseg_training.pairs import Pair, held_out
 from simpleseg_training.processing import load_start
@@ -84,6 +84,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)  # threads that wait for each other are slower on a busy machine
     limit = 10 if options.quick else options.limit
+    models = f"{options.before}, {options.after}"
+    inputs = f"{', '.join(DATA)} test, {limit} cases each"
+    said = provenance("torch", "transformers", model=models, inputs=inputs)
     results = {}
     for data in DATA:
         pairs = held_out(data, limit, "test", options.target)
@@ -93,7 +96,7 @@ def main() -> None:
         if not options.json:
             print(data, results[data], flush=True)
     if options.json:
-        print(json.dumps({"hardware": hardware("torch", "transformers"), "results": results}))
+        print(json.dumps({**said, "results": results}))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hardware import hardware
+from simpleseg.bench.hardware import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEAKING_VARIABLES = ("OMP_NUM_THREADS",)

@@ -13,7 +13,7 @@ import json
 from typing import Any
 
 import numpy as np
-from hardware import hardware
+from provenance import provenance
 
 from simpleseg.async_client import AsyncSimpleSeg
 from simpleseg.cli_support import EngineName, connection
@@ -64,12 +64,13 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=100, help="cases")
     parser.add_argument("--size", type=int, default=512, help="the scenes' side in pixels")
     options = parser.parse_args()
+    inputs = f"demo-multi test, {options.size} px"
+    said = provenance("torch", "transformers", model="simpleseg-demo", inputs=inputs)
     result = asyncio.run(measure(10 if options.quick else options.limit, options.size))
     if not options.json:
         print("\n".join(f"{name:<20} {value}" for name, value in result.items()))
         return
-    machine = hardware("torch", "transformers")
-    print(json.dumps({"model": "simpleseg-demo", "hardware": machine, **result}))
+    print(json.dumps({**said, **result}))
 
 
 if __name__ == "__main__":

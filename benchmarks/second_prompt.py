@@ -7,11 +7,15 @@ first prompt comes, and the second follows at once, so that the two take turns o
 ``engine`` asks the engine, ``segment`` sends the image with every prompt to ``POST /segment`` of a
 server in this process, ``jpeg`` sends it as a JPEG of 640x480, ``kept`` names an image that ``POST
 /v1/images`` took before; the last three read ``first_token``, the time since the request came in,
-from the response. All go through scenes of their own. ``--limit`` is how many scenes each.
+from the response. ``together`` asks the engine both prompts at once, as ``/segment`` does with all
+prompts of a request, by turns with the first alone on another image: what the second costs is how
+much later both have their first token. All go through scenes of their own. ``--limit`` is how many
+scenes each.
 
 With ``--json`` the last line printed is one object: for each of them the medians in
-milliseconds of first and second prompts, their ratio, the tokens of a prompt and how many of the
-second's were cached; ``second_prompt_ttft_ratio`` is the engine's ratio.
+milliseconds of first and second prompts (of ``together``, what the second costs), their ratio, the
+tokens of a prompt and how many of the second's were cached; ``second_prompt_ttft_ratio`` is the
+engine's ratio.
 """
 
 import argparse
@@ -78,14 +82,15 @@ def main() -> None:
 async def measure(name: EngineName, limit: int) -> dict[str, Any]:
     """Everything the benchmark reports of one engine."""
     each = limit + WARM_UP
-    cases = load_cases(DATA, SPLIT, 4 * each, SIZE_PX)
+    cases = load_cases(DATA, SPLIT, 6 * each, SIZE_PX)
     said = provenance(*PACKAGES, model="simpleseg-demo, float32", inputs=f"{DATA} {SPLIT}")
     async with served(_engine(name)) as (engine, http):
         ways = {
             "engine": summary(await pairs(_ask_engine(engine), cases[:each])),
             "segment": summary(await pairs(_ask_segment(http, png), cases[each : 2 * each])),
             "jpeg": summary(await pairs(_ask_segment(http, jpeg), cases[2 * each : 3 * each])),
-            "kept": summary(await pairs(_ask_kept(http), cases[3 * each :])),
+            "kept": summary(await pairs(_ask_kept(http), cases[3 * each : 4 * each])),
+            "together": summary(await together(_ask_engine(engine), cases[4 * each :])),
         }
     return {
         "engine": name,
@@ -127,6 +132,20 @@ async def pairs(ask: Ask, cases: Sequence[Case]) -> list[Pair]:
             await asyncio.sleep(REST_S)
             pair.append(await ask(case, phrase))
         found.append(Pair(*pair))
+    return found[WARM_UP:]
+
+
+async def together(ask: Ask, cases: Sequence[Case]) -> list[Pair]:
+    """On every other image its prompt alone, on the next its own and the other's at once;
+    ``second`` is how much later the last of those two has its first token."""
+    found = []
+    for alone, shared in zip(cases[::2], cases[1::2], strict=True):
+        await asyncio.sleep(REST_S)
+        first = await ask(alone, alone.phrase)
+        await asyncio.sleep(REST_S)
+        both = await asyncio.gather(ask(shared, shared.phrase), ask(shared, alone.phrase))
+        last_ms, usage = max(both, key=lambda asked: asked[0])
+        found.append(Pair(first, (last_ms - first[0], usage)))
     return found[WARM_UP:]
 
 

@@ -36,9 +36,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPAT
 # The hook is in the first model runner, which drafting needs anyway.
 os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
 
-from hardware import hardware  # noqa: E402
 from machine import accelerator, read_bandwidth  # noqa: E402
 
+from simpleseg.bench.hardware import hardware  # noqa: E402
 from simpleseg_polygon.codec import format_region  # noqa: E402
 from simpleseg_polygon.contour import region_from_mask  # noqa: E402
 from simpleseg_polygon.drafts import count_passes  # noqa: E402

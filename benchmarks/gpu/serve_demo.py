@@ -26,10 +26,10 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from hardware import hardware
 from machine import accelerator
 
 from simpleseg import AsyncSimpleSeg
+from simpleseg.bench.hardware import hardware
 from simpleseg_polygon.metrics import iou
 from simpleseg_training.cases import Case, load_cases
 
