@@ -6,7 +6,8 @@ Greedy answers without the grammar, in float32. Both are asked the same question
 boxes, so that the difference has a standard error of its own, smaller than that of either mean. The
 last line printed with ``--json`` is one object: hardware, and for each data set ``n``, ``before``
 and ``after`` (mean IoU), ``difference`` with its ``standard_error`` and ``interval`` (95 %,
-bootstrap over scenes), and of both the mean ``characters`` and the share of ``valid`` answers.
+bootstrap over scenes), and of both the mean ``characters``, the share of ``valid`` answers, and how
+often ``absent`` objects were called so and present ones called absent, with the IoU of the latter.
 """
 
 import argparse
@@ -22,7 +23,12 @@ from provenance import provenance
 
 from simpleseg_training.pairs import Pair, held_out
 from simpleseg_training.processing import load_start
-from simpleseg_training.rewards import format_reward, overlap_reward
+from simpleseg_training.rewards import (
+    format_reward,
+    is_nowhere,
+    overlap_reward,
+    says_nowhere,
+)
 from simpleseg_training.rollout import chat_answers
 from simpleseg_training.train_config import ModelConfig
 
@@ -47,6 +53,8 @@ def compare(before: list[str], after: list[str], pairs: list[Pair]) -> dict[str,
         ]
     )
     change = overlaps[1] - overlaps[0]
+    is_absent = np.array([is_nowhere(truth) for truth in truths])
+    called = np.array([[says_nowhere(t) for t in texts] for texts in (before, after)])
     return {
         "n": len(truths),
         "before": round(float(overlaps[0].mean()), 4),
@@ -63,7 +71,16 @@ def compare(before: list[str], after: list[str], pairs: list[Pair]) -> dict[str,
             )
             for texts in (before, after)
         ],
+        "absent": int(is_absent.sum()),
+        "absent_called_so": means(called[:, is_absent]),
+        "present_called_absent": means(called[:, ~is_absent]),
+        "iou_of_present": means(overlaps[:, ~is_absent]),
     }
+
+
+def means(of_each: NDArray[Any]) -> list[float]:
+    """Before and after; nothing where there are no such scenes."""
+    return [round(float(row.mean()), 4) for row in of_each if len(row)]
 
 
 def bootstrap(change: NDArray[np.float64], draws: int = 10_000) -> list[float]:

@@ -80,6 +80,14 @@ def test_the_reference_and_the_embedded_engine_give_like_masks() -> None:
 
 
 @pytest.mark.slow
+def test_second_prompts_are_measured_after_the_first_and_beside_it() -> None:
+    result = printed("second_prompt.py", "--limit", "2")
+    assert result["ways"].keys() == {"engine", "segment", "jpeg", "kept", "together"}
+    assert all(way["first_ms"] > 0 for way in result["ways"].values())
+    assert result["ways"]["engine"]["cached_tokens"] > 0
+
+
+@pytest.mark.slow
 def test_the_front_end_of_the_embedded_engine_is_measured() -> None:
     result = printed("front_end.py", "--engine", "embedded", "--quick", "--scenes", "2")
     assert result["segment_p50_ms"] > 0

@@ -36,7 +36,7 @@ def overlap_reward(text: str, truth: Truth) -> float:
     Where there is nothing to find, 1 for saying so and 0 for anything else.
     """
     if is_nowhere(truth):
-        return float(_says_nowhere(text))
+        return float(says_nowhere(text))
     if truth.target == "region":
         return iou(region_to_rle(parse_region(text).value, truth.mask.size), truth.mask)
     found = parse_boxes(text).value
@@ -51,7 +51,7 @@ def distance_reward(text: str, truth: Truth, scale: float = 0.1) -> float:
     nothing to find, 1 for saying so.
     """
     if is_nowhere(truth):
-        return float(_says_nowhere(text))
+        return float(says_nowhere(text))
     found, true = _centroid(text, truth), _true_centroid(truth)
     return math.exp(-math.dist(found, true) / scale) if found and true else 0.0
 
@@ -63,7 +63,8 @@ def is_nowhere(truth: Truth) -> bool:
     return mask_centroid(truth.mask) is None
 
 
-def _says_nowhere(text: str) -> bool:
+def says_nowhere(text: str) -> bool:
+    """Whether an answer is that there is no such object."""
     return text.strip().removesuffix(".") == "[]"
 
 
@@ -85,7 +86,7 @@ def is_well_formed(text: str, target: Target) -> bool:
     >>> is_well_formed("[[[0.1, 0.2], [0.5, 0.2], [0.5, 0.9]]", "region")
     False
     """
-    if _says_nowhere(text):
+    if says_nowhere(text):
         return target in ("region", "box")
     answer = text.strip().removesuffix(".")
     if target == "region":
