@@ -24,6 +24,7 @@ from simpleseg_training.optimizer import rate_factor
 from simpleseg_training.packing import Packer, collate
 from simpleseg_training.pairs import DemoPairs
 from simpleseg_training.pretrain import Recipe, loader, sigma_at, train
+from simpleseg_training.recombine import Source
 from simpleseg_training.scenes import render_scene
 from simpleseg_training.train_config import DataConfig
 
@@ -60,6 +61,17 @@ def test_batches_go_on_where_a_run_stopped(tokenizer: Tokenizer, tiny: ModelSize
     next(iterator)
     second = next(iterator)
     assert torch.equal(second.ids, next(iter(stream(2))).ids)
+
+
+def test_a_run_that_goes_on_can_see_other_scenes(tokenizer: Tokenizer, tiny: ModelSize) -> None:
+    def images(first_image: int, first_scene: int) -> torch.Tensor:
+        stream = TrainingBatches(
+            tokenizer.to_str(), tiny, 2, 256, first_image, 1000, first_scene=first_scene
+        )
+        return next(iter(stream)).images
+
+    assert torch.equal(images(0, 6), images(6, 0))
+    assert not torch.equal(images(0, 6), images(0, 0))
 
 
 def test_loader_processes_take_turns(tokenizer: Tokenizer, tiny: ModelSize) -> None:
@@ -99,6 +111,16 @@ def test_a_run_is_told_the_order(tokenizer: Tokenizer, tiny: ModelSize) -> None:
     assert [pairs[0][i].instruction for i in range(30) if pairs[0][i].target == "box"] == [
         pairs[1][i].instruction for i in range(30) if pairs[0][i].target == "box"
     ]
+
+
+def test_absent_objects_can_be_asked_for_more_often() -> None:
+    def share(weights: dict[Source, float]) -> float:
+        pairs = DemoPairs(DataConfig(source="demo", limit=120, targets=["region"], weights=weights))
+        return sum(pairs[i].answer == "[]." for i in range(120)) / 120
+
+    assert share({"absent": 0.0}) == 0
+    assert 0.02 < share({}) < 0.25
+    assert share({"absent": 20.0}) > 0.5
 
 
 def test_curriculum_ends_with_every_stage() -> None:

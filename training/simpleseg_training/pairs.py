@@ -76,7 +76,7 @@ class DemoPairs:
         self._contours = replace(demo_contours(DEMO_PX), order=config.order)
         targets = config.targets
         self._tasks: dict[Task, float] = {
-            task: weight
+            task: weight * config.weights.get(task[0], 1.0)
             for task, weight in TASK_WEIGHTS.items()
             if targets is None or task[1] in targets
         }

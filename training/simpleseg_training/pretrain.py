@@ -65,6 +65,8 @@ class Recipe:
     start_from: str | None = None
     """Folder of a checkpoint whose weights to go on from; such a run begins halfway through the
     curriculum, with fresh auxiliary heads."""
+    first_scene: int = 0
+    """Train scene of the run's image 0, so that a run that goes on sees new scenes."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,7 @@ class Run:
             self.rank,
             self.world,
             recipe.order,
+            recipe.first_scene,
         )
         workers = max(1, (os.cpu_count() or 2) - 1) if self.cuda else 0
         return loader(stream, workers)
@@ -317,6 +320,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=Recipe.images)
     parser.add_argument("--batch-images", type=int, default=Recipe.batch_images)
     parser.add_argument("--start-from", help="checkpoint folder whose weights to go on from")
+    parser.add_argument("--first-scene", type=int, default=0, help="train scene of image 0")
     parser.add_argument("--order", choices=ORDERS, default=Recipe.order, help="of the vertices")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
@@ -333,6 +337,7 @@ def main(arguments: list[str] | None = None) -> None:
         seed=options.seed,
         order=options.order,
         start_from=options.start_from,
+        first_scene=options.first_scene,
     )
     train(recipe, options.out, options.log_every, options.evaluate_every, options.limit)
     if dist.is_initialized():

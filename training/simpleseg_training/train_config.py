@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from simpleseg_training.contours import Order
+from simpleseg_training.recombine import Source
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -50,7 +51,9 @@ class DataConfig(_Section):
 
     ``limit`` takes that many pairs; drawn scenes need it. ``objects`` bounds the objects of a
     scene, ``first_scene`` says where in the training seeds to begin. ``targets`` keeps only the
-    pairs that ask for these. ``order`` is that of the vertices in the answers about drawn scenes.
+    pairs that ask for these. Of drawn scenes, ``weights`` says which questions are asked more or
+    less often, by what they name, such as ``{ absent = 2 }``, and ``order`` is that of the vertices
+    in the answers.
     """
 
     source: str
@@ -58,6 +61,7 @@ class DataConfig(_Section):
     objects: tuple[Positive, Positive] = (1, 6)
     first_scene: Annotated[int, Field(ge=0)] = 0
     targets: list[Literal["region", "box", "point", "text"]] | None = None
+    weights: dict[Source, Weight] = {}
     order: Order = "clockwise"
 
 

@@ -14,7 +14,7 @@ from simpleseg_server.engines.profiles import Profile
 from simpleseg_server.engines.prompting import Prompter
 
 from .fake_upstream import MODEL, Plan
-from .remote_support import MakeUpstream, running
+from .remote_support import MakeUpstream, ask_for, running
 from .support import StartEngine, answers, ask
 
 SYSTEM = Turn("system", "Answer with polygons only.")
@@ -174,8 +174,8 @@ def test_what_is_too_long_for_one_upstream_goes_to_a_longer_one(
             upstreams[0].script = lambda _: too_long
             if not has_room:
                 upstreams[1].script = lambda _: too_long
-            for number in range(8):  # of these some are first sent to each
-                request = replace(ask(0), image_key=f"image {number}")
+            for number in range(2):
+                request = ask_for(engine, number)
                 if has_room:
                     assert [delta async for delta in engine.generate(request)]
                 else:
