@@ -29,6 +29,7 @@ from typing import Any, get_args
 
 import httpx2
 import numpy as np
+import psutil
 import uvicorn
 from drafting_engines import DATA, DEMO_MODEL, PACKAGES, SPLIT, EngineName
 from numpy.typing import NDArray
@@ -61,6 +62,7 @@ class Scene:
 
     body: str
     request: GenerationRequest
+    decode_ms: float
 
 
 def main() -> None:
@@ -144,16 +146,19 @@ def make_scenes(engine: Engine, count: int) -> list[Scene]:
             "max_tokens": MAX_TOKENS,
             "return": ["polygons", "bbox", "rle"],
         }
+        began = time.perf_counter()
+        pixels_hw3 = pixels_of(buffer.getvalue(), wanted)
+        decode_ms = (time.perf_counter() - began) * 1e3
         request = GenerationRequest(
             request_id=f"engine {number}",
-            image_hw3=pixels_of(buffer.getvalue(), wanted),
+            image_hw3=pixels_hw3,
             image_key=f"engine {number}",
             instruction=instruction("region", case.phrase),
             target="region",
             max_tokens=MAX_TOKENS,
             max_points=Settings().default_max_points,
         )
-        scenes.append(Scene(json.dumps(body), request))
+        scenes.append(Scene(json.dumps(body), request, decode_ms))
     return scenes
 
 
@@ -196,6 +201,7 @@ async def one_at_a_time(engine: Engine, client: Poster, scenes: Sequence[Scene])
         "segment_p50_ms": round(segment, 3),
         "engine_p50_ms": _median(alone),
         "stages_ms": stages,
+        "decode_alone_ms": _median([scene.decode_ms for scene in scenes]),
         "outside_ms": _median(outside),
     }
 
@@ -208,28 +214,42 @@ async def saturated(
     engine: Engine, client: Poster, scenes: Sequence[Scene], first: int, share: int
 ) -> dict[str, Any]:
     """The rates of engine and server on the same scenes, round by round."""
-    ratios, rates = [], []
+    ratios, rates, costs = [], [], []
     for number, at in enumerate(range(first, len(scenes), share)):
         places = range(at, at + share)
         seconds: dict[str, float] = {}
+        cost: dict[str, float] = {}
         for side in ("engine", "segment")[:: 1 if number % 2 else -1]:
+            cpu_s = cpu_seconds(client.pid)
             if side == "segment":
                 seconds[side] = (await client.post(places, UNDER_WAY))[0]
-                continue
-            began = time.perf_counter()
-            calls = [engine_ms(engine, scenes[place].request) for place in places]
-            await closed_loop(calls, UNDER_WAY)
-            seconds[side] = time.perf_counter() - began
+            else:
+                began = time.perf_counter()
+                calls = [engine_ms(engine, scenes[place].request) for place in places]
+                await closed_loop(calls, UNDER_WAY)
+                seconds[side] = time.perf_counter() - began
+            cost[side] = (cpu_seconds(client.pid) - cpu_s) / share * 1e3
+        costs.append(cost)
         ratios.append(seconds["segment"] / seconds["engine"])
         rates.append({side: share / seconds[side] for side in seconds})
     return {
         "cost_at_saturation": _median(ratios),
         "cost_at_saturation_all": [round(ratio, 3) for ratio in ratios],
-        "masks_per_s": {
-            side: _median([rate[side] for rate in rates]) for side in ("engine", "segment")
-        },
+        "masks_per_s": _medians(rates),
+        "cpu_ms_per_mask": _medians(costs),
         "under_way": UNDER_WAY,
     }
+
+
+def _medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {side: _median([one[side] for one in rounds]) for side in ("engine", "segment")}
+
+
+def cpu_seconds(but: int) -> float:
+    """CPU time so far of this process and all of its children but one."""
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    times = [process.cpu_times() for process in processes if process.pid != but]
+    return sum(time.user + time.system for time in times)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,10 @@ class Poster:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def post(self, places: range, under_way: int) -> tuple[float, list[Answered]]:
         """Seconds from the first request to the last answer, and the answers."""
         assert self._process.stdout is not None

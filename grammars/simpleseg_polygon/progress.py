@@ -38,8 +38,10 @@ class RegionReader:
     def feed(self, piece: str) -> tuple[NewPoints, ...]:
         """The vertices that this piece of text completes."""
         self._text += piece
-        # A vertex ends with a bracket; reading again costs the length of the text.
-        return self._news() if "]" in piece else ()
+        # A vertex ends with a bracket, and before the third none is told. Reading again costs the
+        # length of the text.
+        may_tell = "]" in piece and self._text.count("]") > 2
+        return self._news() if may_tell else ()
 
     def finish(self) -> tuple[NewPoints, ...]:
         """The vertices that only the end of the text settles."""

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from simpleseg.formats import (
@@ -26,8 +27,8 @@ from simpleseg.schema import (
 )
 from simpleseg_polygon.codec import ParseWarning
 from simpleseg_polygon.geometry import ImageSize, Region
-from simpleseg_polygon.raster import region_area_px, region_to_mask, region_to_rle
-from simpleseg_polygon.rle import mask_to_png
+from simpleseg_polygon.raster import region_to_runs
+from simpleseg_polygon.rle import Runs, mask_to_png, runs_area, runs_to_mask, runs_to_rle
 from simpleseg_polygon.simplify import simplify_region
 from simpleseg_polygon.unite import TooComplexError
 
@@ -75,14 +76,17 @@ class Subject:
     index: int
     score: float | None
 
+    @cached_property
+    def runs(self) -> Runs:
+        return region_to_runs(self.region, self.size)
+
 
 def represent(subject: Subject, wanted: Wanted) -> tuple[dict[str, Any], list[ParseWarning]]:
     """The area and all outputs but those in the request's own coordinates, which are the caller's.
 
     An output that the region is too complex for is None, with a warning.
     """
-    region, size = subject.region, subject.size
-    area = region_area_px(region, size) / (size.height * size.width)
+    area = runs_area(subject.runs) / (subject.size.height * subject.size.width)
     fields: dict[str, Any] = {"area": round(area, 6)}
     notes: list[ParseWarning] = []
     for output in wanted.outputs:
@@ -96,12 +100,12 @@ def represent(subject: Subject, wanted: Wanted) -> tuple[dict[str, Any], list[Pa
 
 
 def _rle(subject: Subject, wanted: Wanted) -> Rle:
-    rle = region_to_rle(subject.region, subject.size)
+    rle = runs_to_rle(subject.runs, subject.size)
     return Rle(size=list(rle.size), counts=rle.counts)
 
 
 def _png(subject: Subject, wanted: Wanted) -> str:
-    png = mask_to_png(region_to_mask(subject.region, subject.size))
+    png = mask_to_png(runs_to_mask(subject.runs, subject.size))
     return base64.b64encode(png).decode("ascii")
 
 

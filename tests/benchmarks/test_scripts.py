@@ -92,6 +92,7 @@ def test_the_front_end_of_the_embedded_engine_is_measured() -> None:
     result = printed("front_end.py", "--engine", "embedded", "--quick", "--scenes", "2")
     assert result["segment_p50_ms"] > 0
     assert result["cost_at_saturation"] > 0
+    assert result["cpu_ms_per_mask"]["engine"] > 1
     assert {"decode_image", "generate", "rasterize"} <= result["stages_ms"].keys()
 
 

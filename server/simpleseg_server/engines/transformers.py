@@ -20,6 +20,7 @@ from simpleseg_server.engines.base import (
 from simpleseg_server.engines.checkpoint import Checkpoint, Patches
 from simpleseg_server.engines.constraints import GrammarKind
 from simpleseg_server.engines.decoding import Decoder, Job
+from simpleseg_server.engines.outbox import Inbox, Outbox
 from simpleseg_server.engines.warm_up import warm_up_request
 from simpleseg_server.engines.worker import DecodeWorker
 
@@ -73,6 +74,7 @@ class TransformersEngine:
         self._capabilities: Capabilities | None = None
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="simpleseg-images")
         self._prepared: dict[str, asyncio.Future[Patches]] = {}
+        self._outbox = Outbox()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -85,7 +87,10 @@ class TransformersEngine:
         """Load the model and answer one request of every task, so that the first real one is not
         slower."""
         self._worker = DecodeWorker(
-            self._load, max_batch=self._max_batch, num_threads=self._num_threads
+            self._load,
+            self._outbox.send,
+            max_batch=self._max_batch,
+            num_threads=self._num_threads,
         )
         try:
             self._decoder = await asyncio.wrap_future(self._worker.started)
@@ -146,12 +151,12 @@ class TransformersEngine:
         if request.max_tokens > self.capabilities.max_tokens:
             raise EngineError(f"max_tokens is above {self.capabilities.max_tokens}")
         loop = asyncio.get_running_loop()
-        received: asyncio.Queue[Delta | EngineError] = asyncio.Queue()
+        received: Inbox = asyncio.Queue()
         began = time.perf_counter()
         patches = await self._prepare(request)
         job = Job(
             request,
-            deliver=lambda item: _call_soon(loop, received, item),
+            deliver=lambda item: self._outbox.put(loop, received, item),
             patches=patches,
             prepare_ms=(time.perf_counter() - began) * 1e3,
         )
@@ -206,13 +211,3 @@ class TransformersEngine:
             image_cache_size=self._image_cache_size,
             prompt_cache_bytes=self._prompt_cache_bytes,
         )
-
-
-def _call_soon(
-    loop: asyncio.AbstractEventLoop,
-    queue: "asyncio.Queue[Delta | EngineError]",
-    item: Delta | EngineError,
-) -> None:
-    # A closed loop has no one waiting for the item.
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(queue.put_nowait, item)

@@ -24,12 +24,20 @@ class DecodeWorker:
     """
 
     def __init__(
-        self, load: Callable[[], Decoder], *, max_batch: int, num_threads: int | None
+        self,
+        load: Callable[[], Decoder],
+        send: Callable[[], None],
+        *,
+        max_batch: int,
+        num_threads: int | None,
     ) -> None:
-        """``num_threads`` None leaves torch its own choice, but gives a small model one thread."""
+        """``send`` is called in the thread after each step, so that what was delivered to the jobs
+        can go on in one piece. ``num_threads`` None leaves torch its own choice, but gives a small
+        model one thread."""
         self.started: Future[Decoder] = Future()
         self.stopped: Future[None] = Future()
         self._load = load
+        self._send = send
         self._max_batch = max_batch
         self._num_threads = num_threads
         self._waiting: deque[Job] = deque()
@@ -94,8 +102,10 @@ class DecodeWorker:
         job = self._next(decoder)
         while job is not None:
             decoder.admit(job)
+            self._send()  # the first token does not wait for the step
             job = self._next(decoder, is_further=True)
         decoder.step()
+        self._send()
         return True
 
     def _next(self, decoder: Decoder, *, is_further: bool = False) -> Job | None:
@@ -119,3 +129,4 @@ class DecodeWorker:
             job.deliver(error)
         if decoder is not None:
             decoder.fail_all(error)
+        self._send()

@@ -104,6 +104,21 @@ def same_tokens(first: Sequence[Outcome], second: Sequence[Outcome]) -> None:
     assert ties <= MOST_TIES
 
 
+def cut_midway(segment_by: Callable[[int], Any], took_ms: float) -> Any:
+    """A response to a request whose deadline passed while its answer, which takes about so long,
+    was written; a busy machine is not as fast as it was a moment ago, so it is tried again."""
+    deadline_ms = took_ms / 3
+    for _ in range(10):
+        response = segment_by(max(1, int(deadline_ms)))
+        if response["usage"]["completion_tokens"] == 0:
+            deadline_ms *= 1.5
+        elif response["results"][0]["finish_reason"] != "deadline":
+            deadline_ms *= 0.7
+        else:
+            break
+    return response
+
+
 def assert_begins(polygons: Sequence[Any], whole: Sequence[Any]) -> None:
     """``polygons`` are those of ``whole`` up to some vertex; the last may lack vertices."""
     if polygons:

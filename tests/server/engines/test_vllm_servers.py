@@ -27,7 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from simpleseg.schema import ImageInput
 
-from .support import assert_begins
+from .support import assert_begins, cut_midway
 
 pytestmark = pytest.mark.vllm
 
@@ -187,11 +187,16 @@ def test_a_deadline_ends_the_work_in_vllm(own: Server) -> None:
     whole = own.segment(**LONG)
     assert whole.json()["results"][0]["finish_reason"] in ("stop", "length")
     took_ms = whole.json()["timings_ms"]["generate"]
-    response = own.segment(**LONG, deadline_ms=max(1, int(took_ms / 3)))
-    assert response.status_code == 200, response.text
-    [result] = response.json()["results"]
+
+    def by(deadline_ms: int) -> Any:
+        response = own.segment(**LONG, deadline_ms=deadline_ms)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    cut = cut_midway(by, took_ms)
+    [result] = cut["results"]
     assert (result["status"], result["finish_reason"]) == ("truncated", "deadline")
-    tokens = response.json()["usage"]["completion_tokens"]
+    tokens = cut["usage"]["completion_tokens"]
     assert 0 < tokens < whole.json()["usage"]["completion_tokens"]
     assert_begins(result["polygons"], whole.json()["results"][0]["polygons"])
     _wait_until(lambda: own.samples()["vllm:num_requests_running"] == 0)
