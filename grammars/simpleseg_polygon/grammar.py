@@ -12,7 +12,7 @@ tokens, the table counts the tokens really used, the others the worst case.
 """
 
 import hashlib
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 from simpleseg_polygon.automaton import Budget, automaton, item_bounds, least_max_tokens
@@ -71,6 +71,7 @@ def fingerprint() -> str:
     return digest.hexdigest()[:12]
 
 
+@lru_cache(maxsize=128)
 def ebnf(target: Target, budget: Budget) -> str:
     """The grammar in the EBNF of xgrammar, which vLLM takes; its start rule is ``root``.
 
