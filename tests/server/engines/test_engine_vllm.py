@@ -11,6 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from simpleseg_server.engines.base import (
     EngineDeadError,
     EngineError,
     MeasuredEngine,
+    Turn,
 )
 from simpleseg_server.engines.draft_count import DraftTally
 from simpleseg_server.engines.drafter import answer_start
@@ -180,6 +182,32 @@ def test_an_answer_that_vllm_ends_with_an_error_is_none() -> None:
     output = RequestOutput("request", None, [1], None, [ended], finished=True)
     with pytest.raises(EngineError, match="error"):
         backend._chunk(output, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_brief"),
+    [
+        ({}, True),
+        ({"instruction": "the thing " * 500}, False),
+        ({"image_hw3": np.zeros((800, 800, 3), np.uint8)}, False),
+        ({"history": (Turn("user", "Hello"), Turn("assistant", "Hello"))}, False),
+    ],
+)
+def test_the_event_loop_is_not_held_up_by_long_requests(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], is_brief: bool
+) -> None:
+    moved: list[object] = []
+    usual = asyncio.to_thread
+
+    async def counted(function: Any, *args: Any) -> Any:
+        moved.append(function)
+        return await usual(function, *args)
+
+    monkeypatch.setattr(asyncio, "to_thread", counted)
+    fitting = np.zeros((*(bench.engine.capabilities.input_hw or (90, 140)), 3), np.uint8)
+    request = replace(ask(0), **{"image_hw3": fitting} | changes)
+    assert answers(bench.engine, [request])[0].text == FOUR
+    assert len(moved) == (0 if is_brief else 1)
 
 
 def test_a_request_becomes_a_generation(bench: Bench, tokenizer: Tokenizer) -> None:
