@@ -52,7 +52,7 @@ def test_an_outline_grows_vertex_by_vertex(visit: Any, demo_url: str) -> None:
 def test_several_phrases_in_colours_of_their_own(visit: Any, demo_url: str) -> None:
     with visit(demo_url) as here:
         here.open_sample(0)
-        here.ask("the large circle; the black crescent ; the green triangle")
+        here.ask("the large circle; the small crescent ; the green triangle")
         expect(here.page.locator(".object[data-status=ok]")).to_have_count(3)
         here.settle()
         colours = here.page.eval_on_selector_all(

@@ -11,7 +11,7 @@ const SAMPLES = [
   {
     file: "scene-07.png",
     title: "Circle, crescent and triangle",
-    phrases: ["the large circle", "the black crescent", "the green triangle"],
+    phrases: ["the large circle", "the small crescent", "the green triangle"],
   },
   {
     file: "scene-06.png",
