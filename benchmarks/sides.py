@@ -198,7 +198,8 @@ async def our_side(
 
 
 def client(url: str) -> httpx2.AsyncClient:
-    limits = httpx2.Limits(max_connections=2 * UNDER_WAY)
+    # A side waits while the others are asked; its server closes what is not used for 5 s.
+    limits = httpx2.Limits(max_connections=2 * UNDER_WAY, keepalive_expiry=2.0)
     return httpx2.AsyncClient(base_url=url, timeout=START_S, limits=limits)
 
 

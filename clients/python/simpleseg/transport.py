@@ -18,6 +18,12 @@ from simpleseg.protocol import (
 from simpleseg.retry import RetryBudget, backoff_s
 
 DEFAULT_TIMEOUT_S = 60.0
+LIMITS = httpx2.Limits(
+    max_connections=100,
+    max_keepalive_connections=20,
+    # Less than the 5 s of servers: a request must not meet a connection that is being closed.
+    keepalive_expiry=2.0,
+)
 _CONNECT_TIMEOUT_S = 5.0
 
 
