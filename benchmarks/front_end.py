@@ -20,6 +20,7 @@ import asyncio
 import base64
 import io
 import json
+import os
 import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -29,14 +30,13 @@ from typing import Any, get_args
 
 import httpx2
 import numpy as np
-import psutil
 import uvicorn
 from drafting_engines import DATA, DEMO_MODEL, PACKAGES, SPLIT, EngineName
 from numpy.typing import NDArray
 from PIL import Image
 from poster import Answered, Poster, closed_loop, poster
 from provenance import provenance
-from sides import UNDER_WAY, free_port
+from sides import UNDER_WAY, free_port, tree_seconds
 
 from simpleseg_polygon.prompts import instruction
 from simpleseg_server.app import create_app
@@ -220,7 +220,7 @@ async def saturated(
         seconds: dict[str, float] = {}
         cost: dict[str, float] = {}
         for side in ("engine", "segment")[:: 1 if number % 2 else -1]:
-            cpu_s = cpu_seconds(client.pid)
+            cpu_s = tree_seconds(os.getpid(), client.pid)
             if side == "segment":
                 seconds[side] = (await client.post(places, UNDER_WAY))[0]
             else:
@@ -228,7 +228,7 @@ async def saturated(
                 calls = [engine_ms(engine, scenes[place].request) for place in places]
                 await closed_loop(calls, UNDER_WAY)
                 seconds[side] = time.perf_counter() - began
-            cost[side] = (cpu_seconds(client.pid) - cpu_s) / share * 1e3
+            cost[side] = (tree_seconds(os.getpid(), client.pid) - cpu_s) / share * 1e3
         costs.append(cost)
         ratios.append(seconds["segment"] / seconds["engine"])
         rates.append({side: share / seconds[side] for side in seconds})
@@ -243,13 +243,6 @@ async def saturated(
 
 def _medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
     return {side: _median([one[side] for one in rounds]) for side in ("engine", "segment")}
-
-
-def cpu_seconds(but: int) -> float:
-    """CPU time so far of this process and all of its children but one."""
-    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    times = [process.cpu_times() for process in processes if process.pid != but]
-    return sum(time.user + time.system for time in times)
 
 
 if __name__ == "__main__":

@@ -221,12 +221,15 @@ def running(
 
 def cpu_seconds(side: Side) -> float:
     """CPU time so far of this process, the side's, and their children."""
-    seconds = time.process_time()
-    for process in map(psutil.Process, side.pids):
-        for one in (process, *process.children(recursive=True)):
-            times = one.cpu_times()
-            seconds += times.user + times.system
-    return seconds
+    return time.process_time() + sum(map(tree_seconds, side.pids))
+
+
+def tree_seconds(pid: int, but: int | None = None) -> float:
+    """CPU time so far of a process and its children, without one of them."""
+    root = psutil.Process(pid)
+    processes = [one for one in (root, *root.children(recursive=True)) if one.pid != but]
+    times = [one.cpu_times() for one in processes]
+    return sum(one.user + one.system for one in times)
 
 
 def free_port() -> int:

@@ -118,10 +118,7 @@ and boxes in scenes of {least} to {most} objects{oftener}, of {sampled} sampled 
 {rate:g}, the vision tower left as it was.
 """
 
-_EMPTY = (
-    "An answer that the object is not there has no score: of the {cases} cases measured, {said} "
-    "got a region."
-)
+_UNSCORED = "An answer that the object is not there has no score, and is not among them."
 
 _RUNS = """ ({images}; every run goes on from the weights of
 the one before, halfway through the curriculum and with fresh auxiliary heads)"""
@@ -191,10 +188,7 @@ def calibration_of(measured: dict[str, Any]) -> str:
         lines.append(
             f"| {target} | {found['n']} | {found['error']:.3f} | {found['correlation']:.2f} |"
         )
-    said, cases = (measured[target]["n"] for target in ("region", "box"))
-    if said < cases:
-        lines += ["", _EMPTY.format(said=said, cases=f"{cases:,}")]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _UNSCORED])
 
 
 def write_card(

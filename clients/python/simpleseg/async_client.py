@@ -33,14 +33,7 @@ from simpleseg.results import Segmentation
 from simpleseg.retry import RetryBudget
 from simpleseg.schema import ModelInfo, SegmentResponse, Task, UploadedImage
 from simpleseg.streaming import AsyncSegmentStream
-from simpleseg.transport import (
-    DEFAULT_TIMEOUT_S,
-    LIMITS,
-    Attempts,
-    Connection,
-    limit_body,
-    received,
-)
+from simpleseg.transport import DEFAULT_TIMEOUT_S, Attempts, Connection, limit_body, received
 
 T = TypeVar("T")
 
@@ -71,7 +64,7 @@ class AsyncSimpleSeg:
     ) -> None:
         self._connection = Connection(base_url, api_key, timeout, max_retries, retry_budget)
         self._owns_http = http_client is None
-        self._http = http_client or httpx2.AsyncClient(limits=LIMITS)
+        self._http = http_client or httpx2.AsyncClient(limits=Connection.limits)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @overload

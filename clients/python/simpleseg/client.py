@@ -23,14 +23,7 @@ from simpleseg.results import Segmentation
 from simpleseg.retry import RetryBudget
 from simpleseg.schema import ModelInfo, SegmentResponse, Task, UploadedImage
 from simpleseg.streaming import SegmentStream
-from simpleseg.transport import (
-    DEFAULT_TIMEOUT_S,
-    LIMITS,
-    Attempts,
-    Connection,
-    limit_body,
-    received,
-)
+from simpleseg.transport import DEFAULT_TIMEOUT_S, Attempts, Connection, limit_body, received
 
 T = TypeVar("T")
 
@@ -67,7 +60,7 @@ class SimpleSeg:
     ) -> None:
         self._connection = Connection(base_url, api_key, timeout, max_retries, retry_budget)
         self._owns_http = http_client is None
-        self._http = http_client or httpx2.Client(limits=LIMITS)
+        self._http = http_client or httpx2.Client(limits=Connection.limits)
 
     # A str is a sequence of str too; the first overload is meant for it.
     @overload

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import ClassVar
 
 import httpx2
 
@@ -18,17 +19,18 @@ from simpleseg.protocol import (
 from simpleseg.retry import RetryBudget, backoff_s
 
 DEFAULT_TIMEOUT_S = 60.0
-LIMITS = httpx2.Limits(
-    max_connections=100,
-    max_keepalive_connections=20,
-    # Less than the 5 s of servers: a request must not meet a connection that is being closed.
-    keepalive_expiry=2.0,
-)
 _CONNECT_TIMEOUT_S = 5.0
 
 
 class Connection:
     """What both clients are told, and what the environment says where they are not."""
+
+    limits: ClassVar[httpx2.Limits] = httpx2.Limits(
+        max_connections=100,
+        max_keepalive_connections=20,
+        # Less than the 5 s of servers: a request must not meet a connection that is being closed.
+        keepalive_expiry=2.0,
+    )
 
     def __init__(
         self,

@@ -14,8 +14,7 @@ class Outbox:
     """Fills the queues of event loops from one other thread, when that has the time.
 
     Waking a loop is a write to a socket, at which the writer loses the interpreter to the loop that
-    it woke. Done for each request in every step, with 16 under way, that was a thirtieth of the
-    decoding thread's time.
+    it woke: too much for each request in every step.
     """
 
     def __init__(self) -> None:
